@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+# Bulkhead. `make` builds into build/, `make run` boots a Debian guest, `make check` runs every test; `make help` lists
+# the rest.
+.DEFAULT_GOAL := all
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+SHELL := /bin/bash
+
+CXX ?= g++
+ifeq ($(origin CXX),default)
+CXX := g++
+endif
+SAN ?=
+PREFIX ?= /usr/local
+DESTDIR ?=
+VERSION := 0.1.0
+
+comma := ,
+BUILD := build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))
+# SAN=asan,ubsan and the like, in the compiler's words.
+SANITIZERS := $(subst tsan,thread,$(subst ubsan,undefined,$(patsubst asan%,address%,$(subst $(comma)asan,$(comma)address,$(SAN)))))
+GEN := build/gen
+
+# Flags. Children run in an empty root, so they are static: nothing is left to be loaded there. -static-pie keeps
+# address-space randomization.
+WARNINGS := -Wall -Wextra
+HARDENING := -fPIE -fstack-protector-strong -fcf-protection -D_FORTIFY_SOURCE=2 -D_GLIBCXX_ASSERTIONS
+CXXFLAGS ?= -O2 -g1
+ALL_CXXFLAGS := -std=c++20 $(WARNINGS) $(HARDENING) $(CXXFLAGS) -ffunction-sections -fdata-sections \
+  -I. -isystem $(GEN) -DFMT_HEADER_ONLY -DBULKHEAD_VERSION='"$(VERSION)"' -pthread
+LINK_HARDENING := -Wl,-z,relro,-z,now,-z,noexecstack,--gc-sections
+# KJ's network code warns of getaddrinfo and the like in static programs; nothing here calls it.
+LINK := -static-pie $(LINK_HARDENING) -Wl,--no-warnings -pthread
+ifneq ($(SAN),)
+ALL_CXXFLAGS := $(filter-out -D_FORTIFY_SOURCE=2,$(ALL_CXXFLAGS)) -U_FORTIFY_SOURCE -fsanitize=$(SANITIZERS) -fno-sanitize=vptr \
+  -fno-sanitize-recover=all -fno-omit-frame-pointer
+LINK := -pie $(LINK_HARDENING) -pthread -fsanitize=$(SANITIZERS) -fno-sanitize=vptr
+endif
+RPC_LIBS := -lcapnp-rpc -lcapnp -lkj-async -lkj
+CHILD_LIBS := $(RPC_LIBS) -lseccomp -lcap-ng
+
+# Sources. A file's folder says which executable it belongs to; main.cc is its entry.
+sources = $(filter-out %_test.cc %_fuzz.cc,$(wildcard $(addsuffix /*.cc,$(1))))
+objects = $(patsubst %.cc,$(BUILD)/obj/%.o,$(1))
+SCHEMAS := $(wildcard ipc/*.capnp device-procs/*/*.capnp)
+SCHEMA_HEADERS := $(SCHEMAS:%=$(GEN)/%.h)
+SCHEMA_OBJECTS := $(SCHEMAS:%=$(BUILD)/obj/gen/%.o)
+schema_objects = $(patsubst %,$(BUILD)/obj/gen/%.o,$(wildcard $(addsuffix /*.capnp,$(1))))
+
+DEVICES := chipset console disk rng
+IPC_SRC := $(call sources,ipc)
+COMMON_SRC := $(call sources,device-procs/common)
+BROKER_SRC := $(call sources,broker broker/plans)
+LAUNCHER_SRC := $(call sources,broker/launcher)
+RUNNER_SRC := $(call sources,vcpu-runner vcpu-runner/boot vcpu-runner/kvm)
+PROBE_SRC := $(call sources,vcpu-runner/probe vcpu-runner/kvm)
+DEVICE_SRC := $(foreach d,$(DEVICES),$(call sources,device-procs/$(d)))
+TEST_SRC := $(wildcard ipc/*_test.cc broker/*_test.cc broker/*/*_test.cc vcpu-runner/*_test.cc vcpu-runner/*/*_test.cc \
+  device-procs/*/*_test.cc)
+ALL_SRC := $(sort $(IPC_SRC) $(COMMON_SRC) $(BROKER_SRC) $(LAUNCHER_SRC) $(RUNNER_SRC) $(PROBE_SRC) $(DEVICE_SRC))
+
+HELPERS := $(addprefix $(BUILD)/libexec/bulkhead-,broker vcpu-runner probe $(DEVICES))
+PROGRAMS := $(BUILD)/bulkhead $(HELPERS)
+
+.PHONY: all
+all: $(PROGRAMS) payloads
+
+# Generated code: schemas and ACPI tables. Order-only for objects, since a first build knows no header dependencies.
+$(GEN)/%.capnp.h $(GEN)/%.capnp.c++: %.capnp
+	@mkdir -p $(GEN)
+	@echo "  CAPNP   $<"
+	@capnp compile -oc++:$(GEN) --src-prefix=. -I. $<
+$(GEN)/ipc/broker.capnp.h: ipc/control.capnp
+
+$(GEN)/vcpu-runner/boot/dsdt_aml.h: vcpu-runner/boot/dsdt.asl
+	@mkdir -p $(@D)
+	@echo "  IASL    $<"
+	@iasl -p $(@D)/dsdt $< >$(@D)/iasl.log 2>&1 || { cat $(@D)/iasl.log; exit 1; }
+	@{ echo '// Generated from $<.'; echo '#pragma once'; \
+	   echo 'inline constexpr unsigned char kDsdtAml[] = {'; \
+	   od -An -v -tx1 $(@D)/dsdt.aml | sed 's/ \([0-9a-f][0-9a-f]\)/0x\1,/g'; echo '};'; } >$@.new && mv $@.new $@
+
+GENERATED := $(SCHEMA_HEADERS) $(GEN)/vcpu-runner/boot/dsdt_aml.h
+
+$(BUILD)/obj/%.o: %.cc Makefile | $(GENERATED)
+	@mkdir -p $(@D)
+	@echo "  CXX     $<"
+	@$(CXX) $(ALL_CXXFLAGS) -MMD -MP -c $< -o $@
+$(BUILD)/obj/gen/%.o: $(GEN)/%.c++ | $(SCHEMA_HEADERS)
+	@mkdir -p $(@D)
+	@echo "  CXX     $<"
+	@$(CXX) $(ALL_CXXFLAGS) -MMD -MP -c $< -o $@
+.SECONDARY:
+
+# link(objects, libraries)
+define link
+	@mkdir -p $(@D)
+	@echo "  LINK    $@"
+	@$(CXX) $(LINK) -o $@ $(filter %.o,$^) $(1)
+endef
+
+IPC_OBJ := $(call objects,$(IPC_SRC)) $(call schema_objects,ipc)
+COMMON_OBJ := $(call objects,$(COMMON_SRC)) $(call schema_objects,device-procs/common)
+
+$(BUILD)/bulkhead: $(call objects,$(LAUNCHER_SRC)) $(IPC_OBJ)
+	$(call link,$(CHILD_LIBS))
+$(BUILD)/libexec/bulkhead-broker: $(call objects,$(BROKER_SRC)) $(IPC_OBJ) \
+  $(filter %_settings.capnp.o,$(SCHEMA_OBJECTS))
+	$(call link,$(CHILD_LIBS))
+$(BUILD)/libexec/bulkhead-vcpu-runner: $(call objects,$(RUNNER_SRC)) $(IPC_OBJ)
+	$(call link,$(CHILD_LIBS))
+$(BUILD)/libexec/bulkhead-probe: $(call objects,$(PROBE_SRC)) $(IPC_OBJ)
+	$(call link,$(CHILD_LIBS))
+define device_rule
+$(BUILD)/libexec/bulkhead-$(1): $(call objects,$(call sources,device-procs/$(1))) \
+  $(call schema_objects,device-procs/$(1)) $(COMMON_OBJ) $(IPC_OBJ)
+	$$(call link,$(CHILD_LIBS) -luring)
+endef
+$(foreach d,$(DEVICES),$(eval $(call device_rule,$(d))))
+
+# Payload guests: freestanding, entered by the Linux 64-bit boot protocol.
+-include tests/payload/payload.mk
+
+# Unit tests: every object but the entries, in one program.
+UNIT_OBJ := $(call objects,$(filter-out %/main.cc,$(ALL_SRC)) $(TEST_SRC)) $(SCHEMA_OBJECTS)
+$(BUILD)/tests/unit: $(UNIT_OBJ)
+	$(call link,-lgtest_main -lgtest $(CHILD_LIBS) -luring)
+PROCESS_TEST_SRC := $(wildcard tests/process/*.cc)
+$(BUILD)/tests/process: $(call objects,$(PROCESS_TEST_SRC)) $(IPC_OBJ)
+	$(call link,-lgtest_main -lgtest $(CHILD_LIBS))
+
+.PHONY: tests
+tests: all $(BUILD)/tests/unit $(BUILD)/tests/process
+
+.PHONY: deps
+deps:
+	@scripts/deps all
+
+.PHONY: run
+run:
+	@scripts/deps build run
+	@$(MAKE) -j$$(nproc) all
+	@scripts/run-guest
+
+.PHONY: check
+check:
+	@scripts/deps build run check
+	@$(MAKE) -j$$(nproc) tests
+	@scripts/check
+
+.PHONY: install
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/bulkhead $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 755 $(BUILD)/bulkhead $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(HELPERS) $(DESTDIR)$(PREFIX)/libexec/bulkhead/
+	install -m 644 docs/bulkhead.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+
+.PHONY: clean
+clean:
+	rm -rf build
+
+.PHONY: help
+help:
+	@echo 'make                    build into build/'
+	@echo 'make run                boot a Debian guest to a shell on this terminal'
+	@echo 'make check              install what is missing, build, run every test'
+	@echo 'make deps               install the Debian packages that building, running and testing need'
+	@echo 'make install            install to PREFIX ($(PREFIX)) under DESTDIR'
+	@echo 'make SAN=asan,ubsan     build with sanitizers into build/san-asan-ubsan/'
+	@echo 'make clean              remove build/'
+
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

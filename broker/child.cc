@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "broker/child.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include <array>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+
+#include "ipc/child.h"
+#include "ipc/ring.h"
+
+namespace bulkhead::broker {
+namespace {
+
+constexpr size_t kMaxLineBytes = 400;
+constexpr int kMaxLinesPerSecond = 20;
+
+using FdObserver = kj::UnixEventPort::FdObserver;
+
+void SetNonBlocking(int fd) { ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONBLOCK); }
+
+}  // namespace
+
+Child::Child(kj::AsyncIoContext& io, const std::string& executable, const std::string& vm, const std::string& name,
+             capnp::Capability::Client host)
+    : vm_(vm),
+      name_(name),
+      process_(SpawnChild(executable, "bulkhead:" + vm + " " + name)),
+      death_(io.unixEventPort, process_.pidfd.get(), FdObserver::OBSERVE_READ),
+      log_(io.unixEventPort, process_.log.get(), FdObserver::OBSERVE_READ),
+      connection_(*io.lowLevelProvider, std::move(process_.control), kj::mv(host),
+                  capnp::rpc::twoparty::Side::SERVER),
+      log_task_(nullptr) {
+  SetNonBlocking(process_.log.get());
+  log_task_ = ReadLog().eagerlyEvaluate([](kj::Exception&&) {});
+}
+
+Child::~Child() {
+  if (reaped_) return;
+  Kill();
+  siginfo_t info;
+  ::waitid(P_PIDFD, static_cast<id_t>(process_.pidfd.get()), &info, WEXITED);
+}
+
+void Child::Kill() {
+  if (!reaped_) ::syscall(SYS_pidfd_send_signal, process_.pidfd.get(), SIGKILL, nullptr, 0);
+}
+
+kj::Promise<std::string> Child::WhenDead() {
+  return death_.whenBecomesReadable().then([this] { return DescribeDeath(); });
+}
+
+std::string Child::DescribeDeath() {
+  // What it wrote last may still be in the pipe.
+  std::array<char, 4096> bytes;
+  ssize_t count;
+  while ((count = ::read(process_.log.get(), bytes.data(), bytes.size())) > 0) {
+    TakeLog({bytes.data(), static_cast<size_t>(count)});
+  }
+  siginfo_t info{};
+  ::waitid(P_PIDFD, static_cast<id_t>(process_.pidfd.get()), &info, WEXITED);
+  reaped_ = true;
+  if (!ready_ && !last_line_.empty()) return name_ + ": " + last_line_;
+  if (info.si_code == CLD_EXITED) return name_ + " ended with status " + std::to_string(info.si_status);
+  if (info.si_status == SIGSYS) return name_ + " was killed by its sandbox (a forbidden system call)";
+  return name_ + " was killed by signal " + std::to_string(info.si_status) + " (" + ::strsignal(info.si_status) + ")";
+}
+
+kj::Promise<void> Child::ReadLog() {
+  std::array<char, 4096> bytes;
+  const ssize_t count = ::read(process_.log.get(), bytes.data(), bytes.size());
+  if (count == 0) return kj::READY_NOW;
+  if (count > 0) {
+    TakeLog({bytes.data(), static_cast<size_t>(count)});
+    return kj::evalLater([this] { return ReadLog(); });
+  }
+  if (errno != EAGAIN) return kj::READY_NOW;
+  return log_.whenBecomesReadable().then([this] { return ReadLog(); });
+}
+
+void Child::TakeLog(std::string_view bytes) {
+  for (const char byte : bytes) {
+    if (byte == '\n') {
+      PrintLine();
+    } else if (line_.size() < kMaxLineBytes) {
+      const auto code = static_cast<unsigned char>(byte);
+      line_ += code >= 0x20 && code < 0x7F ? byte : '?';
+    }
+  }
+}
+
+void Child::PrintLine() {
+  last_line_ = std::exchange(line_, {});
+  if (!ready_) return;
+  const int64_t second = MonotonicNow() / 1'000'000'000;
+  if (second != std::exchange(log_second_, second)) log_lines_ = 0;
+  if (++log_lines_ > kMaxLinesPerSecond) return;
+  std::fprintf(stderr, "bulkhead:%s %s: %s\n", vm_.c_str(), name_.c_str(), last_line_.c_str());
+}
+
+}  // namespace bulkhead::broker

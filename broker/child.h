@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// One supervised child process: its connection, its log, its death. Broker, main thread. All that comes from a child
+// is hostile: its log is cut to lines, stripped of control characters and limited in rate.
+#pragma once
+
+#include <kj/async-unix.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "broker/spawn.h"
+#include "ipc/rpc.h"
+
+namespace bulkhead::broker {
+
+class Child {
+ public:
+  // Starts the process; `host` is the capability it finds on its connection. `vm` and `name` go into its title and
+  // the log. Log lines are held back until SetReady, since the last one is the reason if it dies before.
+  Child(kj::AsyncIoContext& io, const std::string& executable, const std::string& vm, const std::string& name,
+        capnp::Capability::Client host);
+  ~Child();  // kills and reaps it
+
+  // Resolves when the process has ended, with a line that says how.
+  kj::Promise<std::string> WhenDead();
+  void SetReady() { ready_ = true; }
+  void Kill();
+
+  pid_t pid() const { return process_.pid; }
+  const std::string& name() const { return name_; }
+
+ private:
+  kj::Promise<void> ReadLog();
+  void TakeLog(std::string_view bytes);
+  void PrintLine();
+  std::string DescribeDeath();
+
+  std::string vm_;
+  std::string name_;
+  ChildProcess process_;
+  kj::UnixEventPort::FdObserver death_;
+  kj::UnixEventPort::FdObserver log_;
+  RpcConnection connection_;
+  kj::Promise<void> log_task_;
+  std::string line_;
+  std::string last_line_;
+  bool ready_ = false;
+  bool reaped_ = false;
+  int64_t log_second_ = 0;
+  int log_lines_ = 0;
+};
+
+}  // namespace bulkhead::broker

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the broker decides to give a device process, before anything is created: one plan per process, made by its
+// kind's planner from the VM's configuration. The configuration comes from the launcher: hostile. Main thread.
+#pragma once
+
+#include <capnp/message.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ipc/broker.capnp.h"
+#include "ipc/fd.h"
+
+namespace bulkhead::broker {
+
+struct PlannedRegion {
+  enum class Kind { kPort, kConfig, kBar0 };
+  Kind kind;
+  uint16_t number;      // first port, or index of the function
+  uint64_t size_bytes;
+};
+
+struct PlannedFunction {
+  uint8_t slot = 0;
+  uint64_t bar0_address = 0;
+  uint16_t queues = 0;
+  uint16_t vectors = 0;
+};
+
+struct PlannedLine {
+  uint32_t gsi = 0;
+  bool level = false;
+};
+
+struct DevicePlan {
+  std::string name;        // "disk0": in process lists, logs and `inspect`
+  std::string executable;  // file name in the directory of Bulkhead's helpers
+  std::vector<PlannedRegion> regions;
+  std::vector<PlannedFunction> functions;
+  std::vector<PlannedLine> lines;
+  std::vector<OwnFd> files;
+  std::unique_ptr<capnp::MallocMessageBuilder> settings;
+  bool uses_guest_memory = false;
+  bool controls_machine = false;
+  bool takes_power_button = false;
+  bool takes_console = false;  // connections to its console go here
+};
+
+// Hands out what may be given only once per VM.
+class Planner {
+ public:
+  explicit Planner(control::VmConfig::Reader config, kj::WaitScope& wait) : config_(config), wait_(wait) {}
+
+  control::VmConfig::Reader config() const { return config_; }
+  kj::WaitScope& wait() { return wait_; }
+
+  DevicePlan& Add(std::string name, std::string executable);
+  // A PCI function in the next free slot, with its configuration space as the plan's next region.
+  PlannedFunction& AddFunction(DevicePlan& plan, uint16_t queues, uint16_t vectors);
+  // The same with the virtio-pci BAR as the region after it, and a vector per queue and one for configuration changes.
+  void AddVirtioFunction(DevicePlan& plan, uint16_t queues);
+  void AddPort(DevicePlan& plan, uint16_t first, uint16_t count);
+
+  std::vector<std::unique_ptr<DevicePlan>> Take() { return std::move(plans_); }
+
+ private:
+  control::VmConfig::Reader config_;
+  kj::WaitScope& wait_;
+  std::vector<std::unique_ptr<DevicePlan>> plans_;
+  uint8_t next_slot_ = 0;
+};
+
+// One planner per device kind, in broker/plans/.
+void PlanChipset(Planner& planner);
+void PlanConsole(Planner& planner);
+void PlanDisks(Planner& planner);
+void PlanRng(Planner& planner);
+
+// All kinds; the chipset first, since the host bridge is function 00.0.
+std::vector<std::unique_ptr<DevicePlan>> PlanDevices(control::VmConfig::Reader config, kj::WaitScope& wait);
+
+}  // namespace bulkhead::broker

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// Accepts connections on a listening UNIX socket. Broker, main thread. Whoever connects is hostile.
+#pragma once
+
+#include <kj/async-unix.h>
+
+#include <functional>
+
+#include "ipc/fd.h"
+
+namespace bulkhead::broker {
+
+class Listener {
+ public:
+  // Calls `accepted` with each connection whose peer runs as this process's user or as root.
+  Listener(kj::UnixEventPort& port, OwnFd socket, std::function<void(OwnFd)> accepted);
+
+ private:
+  kj::Promise<void> Accept();
+
+  OwnFd socket_;
+  kj::UnixEventPort::FdObserver observer_;
+  std::function<void(OwnFd)> accepted_;
+  kj::Promise<void> task_;
+};
+
+}  // namespace bulkhead::broker

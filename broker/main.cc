@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// bulkhead-broker: the privileged process of one VM. It is started by the launcher with a connection on descriptor 3,
+// does what that asks once (run a VM, or probe the host), and ends with that connection.
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+
+#include "broker/probe.h"
+#include "broker/vm_service.h"
+#include "ipc/sandbox.h"
+
+namespace bulkhead::broker {
+namespace {
+
+// Calls only take down what is wanted: the work is done on the main flow below, which may wait.
+class BrokerServer final : public control::Broker::Server {
+ public:
+  using CreateVmContext = control::Broker::Server::CreateVmContext;
+  using ProbeContext = control::Broker::Server::ProbeContext;
+  struct Wanted {
+    kj::Maybe<CreateVmContext> create_vm;
+    kj::Maybe<ProbeContext> probe;
+    kj::Own<kj::PromiseFulfiller<void>> done;
+  };
+  explicit BrokerServer(kj::Own<kj::PromiseFulfiller<Wanted>> wanted) : wanted_(kj::mv(wanted)) {}
+
+  kj::Promise<void> createVm(CreateVmContext context) override {
+    auto done = Begin();
+    wanted_->fulfill({.create_vm = context, .probe = nullptr, .done = kj::mv(done.fulfiller)});
+    return kj::mv(done.promise);
+  }
+  kj::Promise<void> probe(ProbeContext context) override {
+    auto done = Begin();
+    wanted_->fulfill({.create_vm = nullptr, .probe = context, .done = kj::mv(done.fulfiller)});
+    return kj::mv(done.promise);
+  }
+
+ private:
+  kj::PromiseFulfillerPair<void> Begin() {
+    if (std::exchange(used_, true)) throw KJ_EXCEPTION(FAILED, "this broker is in use");
+    return kj::newPromiseAndFulfiller<void>();
+  }
+
+  kj::Own<kj::PromiseFulfiller<Wanted>> wanted_;
+  bool used_ = false;
+};
+
+std::string HelpersDirectory() { return std::filesystem::read_symlink("/proc/self/exe").parent_path(); }
+
+// Returns when the VM has ended and its end has been told, or when it could not be started.
+void RunVm(kj::AsyncIoContext& io, BrokerServer::CreateVmContext context, kj::PromiseFulfiller<void>& done,
+           RpcConnection& launcher, bool& starting) {
+  std::optional<VmService> service;
+  try {
+    VmSettings settings = TakeSettings(context.getParams().getConfig(), io.waitScope);
+    context.releaseParams();
+    service.emplace(io, HelpersDirectory(), std::move(settings));
+    service->Start();
+  } catch (const FatalError& error) {
+    done.reject(KJ_EXCEPTION(FAILED, error.what()));
+  } catch (const kj::Exception& error) {
+    done.reject(KJ_EXCEPTION(FAILED, ReasonOf(error)));
+  }
+  starting = false;
+  if (!service || !service->started()) return;
+  context.getResults().setVm(service->MakeControl());
+  done.fulfill();
+  auto gone = launcher.OnDisconnect().then([&] { service->Kill(); }).eagerlyEvaluate(nullptr);
+  service->RunToEnd();
+  launcher.OnDisconnect().wait(io.waitScope);
+}
+
+void Serve(kj::AsyncIoContext& io) {
+  auto wanted = kj::newPromiseAndFulfiller<BrokerServer::Wanted>();
+  RpcConnection launcher(*io.lowLevelProvider, OwnFd(kControlFd), kj::heap<BrokerServer>(kj::mv(wanted.fulfiller)),
+                         capnp::rpc::twoparty::Side::SERVER);
+  // Without its launcher a VM has no user. Until the VM runs everything ends on the spot: the children die with this
+  // process (PR_SET_PDEATHSIG), and nothing else has been made yet.
+  bool starting = true;
+  auto gone = launcher.OnDisconnect()
+                  .then([&] {
+                    if (starting) ::_exit(0);
+                  })
+                  .eagerlyEvaluate(nullptr);
+  auto request = wanted.promise.wait(io.waitScope);
+  KJ_IF_MAYBE(context, request.create_vm) { RunVm(io, *context, *request.done, launcher, starting); }
+  KJ_IF_MAYBE(context, request.probe) {
+    Probe(io, HelpersDirectory(), context->getResults().initReport());
+    request.done->fulfill();
+  }
+  starting = false;
+  // The launcher reads the answer, then hangs up.
+  launcher.OnDisconnect().wait(io.waitScope);
+}
+
+}  // namespace
+}  // namespace bulkhead::broker
+
+int main() {
+  using namespace bulkhead;
+  try {
+    // Signals are the launcher's business; the terminal's reach the whole process group.
+    for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGTSTP}) ::signal(number, SIG_IGN);
+    auto io = kj::setupAsyncIo();
+    broker::Serve(io);
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "bulkhead broker: %s\n", error.what());
+  } catch (const kj::Exception& error) {
+    if (error.getType() == kj::Exception::Type::DISCONNECTED) return 0;
+    std::fprintf(stderr, "bulkhead broker: %s\n", ReasonOf(error).c_str());
+  }
+  return 1;
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "broker/spawn.h"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/close_range.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+
+#include "ipc/rpc.h"
+
+namespace bulkhead::broker {
+namespace {
+
+constexpr int kExecFd = 4;
+constexpr uint64_t kNamespaces =
+    CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP;
+
+std::pair<OwnFd, OwnFd> MakePipe() {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) ThrowErrno("create a pipe");
+  return {OwnFd(ends[0]), OwnFd(ends[1])};
+}
+
+// Between clone and exec: only async-signal-safe calls; a failed step ends the child with its number.
+[[noreturn]] void ExecChild(int go_fd, int null_fd, int log_fd, int control_fd, int exec_fd, char* title) {
+  // The parent has written the id maps when it says go; end of file means that it failed.
+  char go;
+  if (::read(go_fd, &go, 1) != 1) ::_exit(120);
+  ::setgroups(0, nullptr);  // refused, and not needed, where the parent had to deny setgroups
+  if (::setresgid(0, 0, 0) != 0 || ::setresuid(0, 0, 0) != 0) ::_exit(121);
+  if (::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) ::_exit(122);
+  if (::sethostname("bulkhead", 8) != 0) ::_exit(123);
+
+  // To places none of the sources can be at, then to the numbers the child knows.
+  constexpr int kAside = 64;
+  const std::array<int, 5> sources{null_fd, null_fd, log_fd, control_fd, exec_fd};
+  for (size_t i = 0; i < sources.size(); ++i) {
+    if (::dup3(sources[i], kAside + static_cast<int>(i), O_CLOEXEC) < 0) ::_exit(124);
+  }
+  for (size_t i = 0; i < sources.size(); ++i) {
+    const int target = static_cast<int>(i);
+    if (::dup3(kAside + target, target, target == kExecFd ? O_CLOEXEC : 0) < 0) ::_exit(125);
+  }
+  ::syscall(SYS_close_range, kExecFd + 1, ~0U, 0);
+  ::signal(SIGPIPE, SIG_DFL);
+  sigset_t none;
+  ::sigemptyset(&none);
+  ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  char* const arguments[] = {title, nullptr};
+  char* const environment[] = {nullptr};
+  ::syscall(SYS_execveat, kExecFd, "", arguments, environment, AT_EMPTY_PATH);
+  ::_exit(126);
+}
+
+void WriteProcFile(pid_t pid, const char* name, const std::string& text) {
+  const std::string path = "/proc/" + std::to_string(pid) + "/" + name;
+  OwnFd file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  if (!file.valid() || ::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
+    ThrowErrno("map the user of a child process (" + path + ")");
+  }
+}
+
+void WriteIdMaps(pid_t pid) {
+  const uid_t uid = ::geteuid();
+  if (uid == 0) {
+    const std::string map = "0 " + std::to_string(kChildUidBase + static_cast<uint32_t>(pid)) + " 1";
+    WriteProcFile(pid, "gid_map", map);
+    WriteProcFile(pid, "uid_map", map);
+    return;
+  }
+  // user_namespaces(7): without privilege only one's own ids can be mapped, and setgroups must be given up first.
+  WriteProcFile(pid, "setgroups", "deny");
+  WriteProcFile(pid, "gid_map", "0 " + std::to_string(::getegid()) + " 1");
+  WriteProcFile(pid, "uid_map", "0 " + std::to_string(uid) + " 1");
+}
+
+[[noreturn]] void ThrowCloneError(int code) {
+  if (code == EPERM) {
+    throw FatalError(
+        "create a sandbox: this host forbids user namespaces; allow them with `sysctl kernel.unprivileged_userns_clone=1`"
+        " (Debian) or `sysctl kernel.apparmor_restrict_unprivileged_userns=0` (Ubuntu), or start Bulkhead outside of"
+        " the chroot or container that forbids them",
+        code);
+  }
+  if (code == ENOSPC || code == EUSERS) {
+    throw FatalError("create a sandbox: no user namespace is left; raise them with `sysctl user.max_user_namespaces=15000`",
+                     code);
+  }
+  throw FatalError(ErrnoError(code, "start a child process (clone3)"));
+}
+
+}  // namespace
+
+ChildProcess SpawnChild(const std::string& executable, const std::string& title) {
+  OwnFd program(::open(executable.c_str(), O_PATH | O_CLOEXEC));
+  if (!program.valid()) ThrowErrno("find " + executable + " (is Bulkhead installed completely?)");
+  OwnFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  if (!null.valid()) ThrowErrno("open /dev/null");
+  auto [log_read, log_write] = MakePipe();
+  auto [go_read, go_write] = MakePipe();
+  auto [ours, theirs] = MakeSocketPair();
+  std::string argument = title;
+
+  int pidfd = -1;
+  clone_args clone{};
+  clone.flags = kNamespaces | CLONE_PIDFD;
+  clone.pidfd = reinterpret_cast<uint64_t>(&pidfd);
+  clone.exit_signal = SIGCHLD;
+  const auto pid = static_cast<pid_t>(::syscall(SYS_clone3, &clone, sizeof clone));
+  if (pid < 0) ThrowCloneError(errno);
+  if (pid == 0) {
+    go_write.Close();  // else our own copy would hide the parent's end of file
+    ExecChild(go_read.get(), null.get(), log_write.get(), theirs.get(), program.get(), argument.data());
+  }
+  ChildProcess child{.pid = pid, .pidfd = OwnFd(pidfd), .control = std::move(ours), .log = std::move(log_read)};
+  try {
+    WriteIdMaps(pid);
+  } catch (...) {
+    go_write.Close();
+    ::waitpid(pid, nullptr, 0);
+    throw;
+  }
+  const char go = 1;
+  if (::write(go_write.get(), &go, 1) != 1) ThrowErrno("start a child process");
+  return child;
+}
+
+}  // namespace bulkhead::broker

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "broker/vm_run.h"
+
+#include <cstdio>
+
+#include "ipc/platform.h"
+
+namespace bulkhead::broker {
+namespace {
+
+// How long an exit's two sides may spin for each other before they sleep.
+constexpr uint32_t kExitSpinNs = 50'000;
+constexpr auto kQuiesceTime = 5 * kj::SECONDS;
+
+}  // namespace
+
+class VmRun::MachineControlServer final : public control::MachineControl::Server {
+ public:
+  explicit MachineControlServer(VmRun& run) : run_(run) {}
+  kj::Promise<void> powerOff(PowerOffContext) override {
+    run_.End({control::ExitReport::Kind::POWER_OFF, ""});
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> reset(ResetContext) override {
+    run_.End({control::ExitReport::Kind::RESET, ""});
+    return kj::READY_NOW;
+  }
+
+ private:
+  VmRun& run_;
+};
+
+class VmRun::DeviceHostServer final : public control::DeviceHost::Server {
+ public:
+  DeviceHostServer(VmRun& run, size_t index) : run_(run), index_(index) {}
+  kj::Promise<void> grants(GrantsContext context) override {
+    run_.FillDeviceGrants(index_, context.getResults().initGrants());
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> ready(ReadyContext context) override {
+    DeviceProcess& process = run_.devices_[index_];
+    if (process.device) return KJ_EXCEPTION(FAILED, "already ready");
+    process.device = context.getParams().getDevice();
+    process.child->SetReady();
+    if (--run_.not_ready_ == 0) run_.all_ready_.fulfiller->fulfill();
+    return kj::READY_NOW;
+  }
+
+ private:
+  VmRun& run_;
+  size_t index_;
+};
+
+class VmRun::RunnerHostServer final : public control::RunnerHost::Server {
+ public:
+  explicit RunnerHostServer(VmRun& run) : run_(run) {}
+  kj::Promise<void> grants(GrantsContext context) override {
+    run_.FillRunnerGrants(context.getResults().initGrants());
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> device(DeviceContext context) override {
+    const uint32_t index = context.getParams().getIndex();
+    if (index >= run_.devices_.size()) return KJ_EXCEPTION(FAILED, "no such device");
+    run_.devices_[index].wiring->Describe(context.getResults().initWiring());
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> ready(ReadyContext context) override {
+    if (run_.runner_) return KJ_EXCEPTION(FAILED, "already ready");
+    run_.runner_ = context.getParams().getRunner();
+    run_.runner_process_->SetReady();
+    if (--run_.not_ready_ == 0) run_.all_ready_.fulfiller->fulfill();
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> stopped(StoppedContext context) override {
+    const auto reason = context.getParams().getReason();
+    if (reason.isReset()) {
+      run_.End({control::ExitReport::Kind::RESET, "the guest shut its processor down (triple fault)"});
+    } else {
+      run_.End({control::ExitReport::Kind::FAILURE, reason.getFailure().cStr()});
+    }
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> deviceFailed(DeviceFailedContext context) override {
+    const auto params = context.getParams();
+    if (params.getDevice() >= run_.devices_.size()) return KJ_EXCEPTION(FAILED, "no such device");
+    run_.DeviceDied(params.getDevice(), run_.devices_[params.getDevice()].plan->name + " " +
+                                            params.getReason().cStr());
+    return kj::READY_NOW;
+  }
+
+ private:
+  VmRun& run_;
+};
+
+VmRun::VmRun(kj::AsyncIoContext& io, const std::string& helpers, const VmSettings& settings, const OwnFd& kvm)
+    : io_(io),
+      settings_(settings),
+      kvm_(kvm),
+      memory_(OrThrow(MakeSealedMemory("guest-" + settings.name, settings.memory_bytes))),
+      all_ready_(kj::newPromiseAndFulfiller<void>()),
+      end_(kj::newPromiseAndFulfiller<VmEnd>()),
+      ended_(end_.promise.fork()) {
+  tasks_.emplace(task_errors_);
+  for (const auto& plan : settings.devices) {
+    DeviceProcess& process = devices_.emplace_back();
+    process.plan = plan.get();
+    process.wiring = std::make_unique<Wiring>(*plan);
+  }
+  not_ready_ = process_count();
+  runner_process_ = std::make_unique<Child>(io, helpers + "/bulkhead-vcpu-runner", settings.name, "vcpu-runner",
+                                            kj::heap<RunnerHostServer>(*this));
+  for (size_t i = 0; i < devices_.size(); ++i) {
+    const DevicePlan& plan = *devices_[i].plan;
+    devices_[i].child = std::make_unique<Child>(io, helpers + "/" + plan.executable, settings.name, plan.name,
+                                                kj::heap<DeviceHostServer>(*this, i));
+  }
+  Supervise();
+}
+
+VmRun::~VmRun() { tasks_.reset(); }
+
+void VmRun::Supervise() {
+  tasks_->add(runner_process_->WhenDead().then([this](std::string how) {
+    runner_.reset();
+    End({control::ExitReport::Kind::FAILURE, how});
+  }));
+  for (size_t i = 0; i < devices_.size(); ++i) {
+    tasks_->add(devices_[i].child->WhenDead().then([this, i](std::string how) { DeviceDied(i, how); }));
+  }
+}
+
+void VmRun::End(VmEnd end) {
+  if (end_.fulfiller->isWaiting()) end_.fulfiller->fulfill(kj::mv(end));
+}
+
+void VmRun::DeviceDied(size_t index, const std::string& how) {
+  DeviceProcess& process = devices_[index];
+  if (process.dead) return;
+  process.dead = true;
+  process.device.reset();
+  if (!running_ || !settings_.keep_on_device_failure) {
+    End({control::ExitReport::Kind::DEVICE_FAILURE, how});
+    return;
+  }
+  std::fprintf(stderr, "bulkhead:%s broker: device given up: %s\n", settings_.name.c_str(), how.c_str());
+  process.child->Kill();
+  if (!runner_) return;
+  auto request = runner_->markDeviceDeadRequest();
+  request.setDevice(static_cast<uint32_t>(index));
+  tasks_->add(request.send().ignoreResult());
+}
+
+void VmRun::Start() {
+  auto failed_early = ended_.addBranch().then([](VmEnd end) { throw KJ_EXCEPTION(FAILED, end.detail); });
+  all_ready_.promise.exclusiveJoin(kj::mv(failed_early)).wait(io_.waitScope);
+  ResumeDevices().wait(io_.waitScope);
+  auto start = runner_->startRequest().send().ignoreResult();
+  auto died = ended_.addBranch().then([](VmEnd end) { throw KJ_EXCEPTION(FAILED, end.detail); });
+  start.exclusiveJoin(kj::mv(died)).wait(io_.waitScope);
+  running_ = true;
+}
+
+kj::Promise<void> VmRun::ResumeDevices() {
+  kj::Vector<kj::Promise<void>> calls;
+  for (DeviceProcess& process : devices_) {
+    if (process.device) calls.add(process.device->resumeRequest().send().ignoreResult());
+  }
+  return kj::joinPromises(calls.releaseAsArray());
+}
+
+kj::Promise<void> VmRun::QuiesceDevices() {
+  kj::Vector<kj::Promise<void>> calls;
+  for (DeviceProcess& process : devices_) {
+    if (process.device) {
+      calls.add(process.device->pauseRequest().send().ignoreResult().catch_([](kj::Exception&&) {}));
+    }
+  }
+  return kj::joinPromises(calls.releaseAsArray());
+}
+
+void VmRun::Finish(const VmEnd& end) {
+  running_ = false;
+  runner_process_->Kill();
+  if (end.kind != control::ExitReport::Kind::KILLED) {
+    auto time_is_up = io_.provider->getTimer().afterDelay(kQuiesceTime);
+    QuiesceDevices().exclusiveJoin(kj::mv(time_is_up)).wait(io_.waitScope);
+  }
+  for (DeviceProcess& process : devices_) process.child->Kill();
+}
+
+void VmRun::PressPowerButton() {
+  for (DeviceProcess& process : devices_) {
+    if (process.plan->takes_power_button && process.device) {
+      tasks_->add(process.device->pressPowerButtonRequest().send().ignoreResult());
+    }
+  }
+}
+
+kj::Promise<void> VmRun::Pause() {
+  if (!runner_) return KJ_EXCEPTION(FAILED, "the VM is not running");
+  return runner_->pauseRequest().send().ignoreResult().then([this] { return QuiesceDevices(); });
+}
+
+kj::Promise<void> VmRun::Resume() {
+  return ResumeDevices().then([this]() -> kj::Promise<void> {
+    if (!runner_) return KJ_EXCEPTION(FAILED, "the VM is not running");
+    return runner_->resumeRequest().send().ignoreResult();
+  });
+}
+
+void VmRun::AttachConsole(OwnFd connection) {
+  for (DeviceProcess& process : devices_) {
+    if (!process.plan->takes_console || !process.device) continue;
+    auto request = process.device->attachRequest();
+    request.setInput(ShareFile(connection.get()));
+    request.setOutput(ShareFile(connection.get()));
+    tasks_->add(request.send().ignoreResult());
+  }
+}
+
+void VmRun::FillMemory(control::MemoryGrant::Builder out) const {
+  const auto ram = platform::RamRegions(settings_.memory_bytes);
+  out.setFile(ShareFile(memory_.get()));
+  auto regions = out.initRegions(static_cast<unsigned>(ram.size()));
+  for (unsigned i = 0; i < ram.size(); ++i) {
+    regions[i].setBase(ram[i].base.value);
+    regions[i].setSize(ram[i].size_bytes);
+    regions[i].setFileOffset(ram[i].file_offset);
+  }
+}
+
+void VmRun::FillDeviceGrants(size_t index, control::DeviceGrants::Builder out) {
+  const DeviceProcess& process = devices_[index];
+  const DevicePlan& plan = *process.plan;
+  process.wiring->Describe(out.initWiring());
+  if (plan.uses_guest_memory) FillMemory(out.initMemory());
+  auto files = out.initFiles(static_cast<unsigned>(plan.files.size()));
+  for (unsigned i = 0; i < plan.files.size(); ++i) files.set(i, ShareFile(plan.files[i].get()));
+  if (plan.settings) out.getSettings().set(plan.settings->getRoot<capnp::AnyPointer>().asReader());
+  if (plan.controls_machine) out.setMachine(kj::heap<MachineControlServer>(*this));
+  out.setSpinNs(kExitSpinNs);
+}
+
+void VmRun::FillRunnerGrants(control::RunnerGrants::Builder out) const {
+  out.setVmName(settings_.name);
+  out.setKvm(ShareFile(kvm_.get()));
+  FillMemory(out.initMemory());
+  out.setVcpuCount(settings_.vcpu_count);
+  out.setKernel(ShareFile(settings_.kernel.get()));
+  out.setKernelName(settings_.kernel_name);
+  if (settings_.initrd.valid()) out.setInitrd(ShareFile(settings_.initrd.get()));
+  out.setInitrdName(settings_.initrd_name);
+  out.setCommandLine(settings_.command_line);
+  out.setDeviceCount(static_cast<uint32_t>(devices_.size()));
+  out.setExitDeadlineNs(static_cast<uint64_t>(settings_.exit_deadline_ns));
+  out.setSpinNs(kExitSpinNs);
+}
+
+void VmRun::Describe(capnp::List<control::ProcessReport>::Builder out) const {
+  out[0].setName(runner_process_->name());
+  out[0].setPid(runner_process_->pid());
+  for (unsigned i = 0; i < devices_.size(); ++i) {
+    out[i + 1].setName(devices_[i].plan->name);
+    out[i + 1].setPid(devices_[i].dead ? 0 : devices_[i].child->pid());
+  }
+}
+
+}  // namespace bulkhead::broker

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// One boot of a VM: its memory, its children, and how it ends. A reset of the machine is a new VmRun from the same
+// settings: every process fresh, nothing of the old guest left. Broker, main thread.
+#pragma once
+
+#include <kj/async.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "broker/child.h"
+#include "broker/vm_settings.h"
+#include "broker/wiring.h"
+
+namespace bulkhead::broker {
+
+struct VmEnd {
+  control::ExitReport::Kind kind = control::ExitReport::Kind::FAILURE;
+  std::string detail;
+};
+
+class VmRun {
+ public:
+  // `helpers` is the directory of the children's executables. Starts all children; throws FatalError.
+  VmRun(kj::AsyncIoContext& io, const std::string& helpers, const VmSettings& settings, const OwnFd& kvm);
+  ~VmRun();
+
+  // Waits until every process is locked down, then starts the guest. Throws FatalError with the one line that the user
+  // sees: a child's reason, or why the kernel cannot be loaded.
+  void Start();
+  // Resolves with the first reason to end.
+  kj::Promise<VmEnd> WhenEnded() { return ended_.addBranch(); }
+  void End(VmEnd end);
+  // Stops the guest, lets the devices finish what they have in hand unless it was killed, and ends all processes.
+  void Finish(const VmEnd& end);
+
+  void PressPowerButton();
+  kj::Promise<void> Pause();
+  kj::Promise<void> Resume();
+  // Hands the console a new connection.
+  void AttachConsole(OwnFd connection);
+
+  void Describe(capnp::List<control::ProcessReport>::Builder out) const;
+  unsigned process_count() const { return static_cast<unsigned>(devices_.size() + 1); }
+
+ private:
+  class DeviceHostServer;
+  class RunnerHostServer;
+  class MachineControlServer;
+  struct DeviceProcess {
+    const DevicePlan* plan = nullptr;
+    std::unique_ptr<Wiring> wiring;
+    std::unique_ptr<Child> child;
+    std::optional<control::Device::Client> device;
+    bool dead = false;
+  };
+
+  void FillMemory(control::MemoryGrant::Builder out) const;
+  void FillDeviceGrants(size_t index, control::DeviceGrants::Builder out);
+  void FillRunnerGrants(control::RunnerGrants::Builder out) const;
+  void Supervise();
+  void DeviceDied(size_t index, const std::string& how);
+  kj::Promise<void> ResumeDevices();
+  kj::Promise<void> QuiesceDevices();
+
+  kj::AsyncIoContext& io_;
+  const VmSettings& settings_;
+  const OwnFd& kvm_;
+  OwnFd memory_;
+  std::vector<DeviceProcess> devices_;
+  std::unique_ptr<Child> runner_process_;
+  std::optional<control::Runner::Client> runner_;
+  unsigned not_ready_ = 0;
+  kj::PromiseFulfillerPair<void> all_ready_;
+  kj::PromiseFulfillerPair<VmEnd> end_;
+  kj::ForkedPromise<VmEnd> ended_;
+  bool running_ = false;
+  std::optional<kj::TaskSet> tasks_;
+  struct TaskErrors final : kj::TaskSet::ErrorHandler {
+    void taskFailed(kj::Exception&&) override {}  // a dead peer is reported by its process's end
+  } task_errors_;
+};
+
+}  // namespace bulkhead::broker

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "broker/vm_service.h"
+
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <ctime>
+
+#include "broker/host_kvm.h"
+
+namespace bulkhead::broker {
+namespace {
+
+// More than this many at once is someone trying to exhaust the broker.
+constexpr size_t kMaxConnections = 16;
+constexpr int kBacklog = 8;
+
+OwnFd ListenAt(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) throw FatalError("control socket: the path " + path + " is too long");
+  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  OwnFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!socket.valid()) ThrowErrno("create the control socket");
+  // The launcher holds the lock on this name: what is left at the path is of a VM that is gone.
+  ::unlink(path.c_str());
+  const mode_t old_mask = ::umask(0077);
+  const bool bound = ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
+  ::umask(old_mask);
+  if (!bound || ::listen(socket.get(), kBacklog) != 0) ThrowErrno("create the control socket " + path);
+  return socket;
+}
+
+}  // namespace
+
+class VmService::ControlServer final : public control::VmControl::Server {
+ public:
+  explicit ControlServer(VmService& service) : service_(service) {}
+
+  kj::Promise<void> report(ReportContext context) override {
+    service_.Describe(context.getResults().initReport());
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> pressPowerButton(PressPowerButtonContext) override {
+    service_.state_ = "stopping";
+    Run().PressPowerButton();
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> kill(KillContext) override {
+    service_.Kill();
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> waitForEnd(WaitForEndContext context) override {
+    return service_.ended_.addBranch().then([context](VmEnd end) mutable {
+      auto report = context.getResults().initReport();
+      report.setKind(end.kind);
+      report.setDetail(end.detail);
+    });
+  }
+  kj::Promise<void> pause(PauseContext) override {
+    return Run().Pause().then([this] { service_.state_ = "paused"; });
+  }
+  kj::Promise<void> resume(ResumeContext) override {
+    return Run().Resume().then([this] { service_.state_ = "running"; });
+  }
+
+ private:
+  VmRun& Run() {
+    if (!service_.run_) throw KJ_EXCEPTION(FAILED, "the VM is being reset");
+    return *service_.run_;
+  }
+
+  VmService& service_;
+};
+
+struct VmService::Connection {
+  Connection(kj::LowLevelAsyncIoProvider& io, OwnFd socket, capnp::Capability::Client control)
+      : rpc(io, std::move(socket), kj::mv(control), capnp::rpc::twoparty::Side::SERVER), closed(nullptr) {}
+
+  RpcConnection rpc;
+  kj::Promise<void> closed;
+  bool dead = false;
+};
+
+VmService::VmService(kj::AsyncIoContext& io, std::string helpers, VmSettings settings)
+    : io_(io),
+      helpers_(std::move(helpers)),
+      settings_(std::move(settings)),
+      kvm_(OpenKvm()),
+      end_(kj::newPromiseAndFulfiller<VmEnd>()),
+      ended_(end_.promise.fork()) {}
+
+VmService::~VmService() {
+  if (!socket_path_.empty()) ::unlink(socket_path_.c_str());
+}
+
+void VmService::Start() {
+  started_at_unix_ = std::time(nullptr);
+  run_ = std::make_unique<VmRun>(io_, helpers_, settings_, kvm_);
+  run_->Start();
+  state_ = "running";
+  OpenControlSocket();
+  if (settings_.console_listener.valid()) {
+    console_listener_.emplace(io_.unixEventPort, std::move(settings_.console_listener), [this](OwnFd connection) {
+      if (run_) run_->AttachConsole(std::move(connection));
+    });
+  }
+}
+
+VmEnd VmService::RunToEnd() {
+  for (;;) {
+    auto killed = ended_.addBranch();
+    VmEnd end = run_->WhenEnded().exclusiveJoin(kj::mv(killed)).wait(io_.waitScope);
+    state_ = "stopping";
+    run_->Finish(end);
+    run_.reset();
+    if (end.kind == control::ExitReport::Kind::RESET && settings_.reboot_on_reset) {
+      run_ = std::make_unique<VmRun>(io_, helpers_, settings_, kvm_);
+      run_->Start();
+      state_ = "running";
+      continue;
+    }
+    ::unlink(socket_path_.c_str());
+    End(end);
+    return end;
+  }
+}
+
+void VmService::End(VmEnd end) {
+  if (end_.fulfiller->isWaiting()) end_.fulfiller->fulfill(kj::mv(end));
+}
+
+control::VmControl::Client VmService::MakeControl() { return kj::heap<ControlServer>(*this); }
+
+void VmService::OpenControlSocket() {
+  if (settings_.runtime_dir.empty()) return;
+  const std::string path = settings_.runtime_dir + "/" + settings_.name + ".sock";
+  OwnFd socket = ListenAt(path);
+  socket_path_ = path;
+  control_listener_.emplace(io_.unixEventPort, std::move(socket),
+                            [this](OwnFd connection) { AddConnection(std::move(connection)); });
+}
+
+void VmService::AddConnection(OwnFd socket) {
+  connections_.remove_if([](const auto& connection) { return connection->dead; });
+  if (connections_.size() >= kMaxConnections) return;
+  connections_.push_back(std::make_unique<Connection>(*io_.lowLevelProvider, std::move(socket), MakeControl()));
+  const auto self = std::prev(connections_.end());
+  // Not torn down from inside its own event: the next one that is accepted sweeps it out.
+  (*self)->closed = (*self)->rpc.OnDisconnect().then([connection = self->get()] { connection->dead = true; })
+                        .eagerlyEvaluate([](kj::Exception&&) {});
+}
+
+void VmService::Describe(control::VmReport::Builder out) const {
+  out.setName(settings_.name);
+  out.setState(state_);
+  out.setBrokerPid(::getpid());
+  out.setMemoryBytes(settings_.memory_bytes);
+  out.setVcpuCount(settings_.vcpu_count);
+  out.setStartedAtUnix(started_at_unix_);
+  if (run_) run_->Describe(out.initProcesses(run_->process_count()));
+}
+
+}  // namespace bulkhead::broker

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// A VM from the first boot to its end, and what its user may do with it meanwhile. Broker, main thread.
+#pragma once
+
+#include <kj/async.h>
+
+#include <list>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "broker/listener.h"
+#include "broker/vm_run.h"
+
+namespace bulkhead::broker {
+
+class VmService {
+ public:
+  VmService(kj::AsyncIoContext& io, std::string helpers, VmSettings settings);
+  ~VmService();
+
+  // The first boot; throws FatalError with the line for the user.
+  void Start();
+  bool started() const { return state_ != "starting"; }
+  // Runs the VM, through resets if the user wants them, until it ends.
+  VmEnd RunToEnd();
+  void Kill() { End({control::ExitReport::Kind::KILLED, ""}); }
+
+  control::VmControl::Client MakeControl();
+
+ private:
+  class ControlServer;
+  struct Connection;
+
+  void OpenControlSocket();
+  void AddConnection(OwnFd socket);
+  void End(VmEnd end);
+  void Describe(control::VmReport::Builder out) const;
+
+  kj::AsyncIoContext& io_;
+  std::string helpers_;
+  VmSettings settings_;
+  OwnFd kvm_;
+  std::unique_ptr<VmRun> run_;
+  std::string state_ = "starting";
+  int64_t started_at_unix_ = 0;
+  kj::PromiseFulfillerPair<VmEnd> end_;
+  kj::ForkedPromise<VmEnd> ended_;
+  std::string socket_path_;
+  std::optional<Listener> control_listener_;
+  std::optional<Listener> console_listener_;
+  std::list<std::unique_ptr<Connection>> connections_;
+};
+
+}  // namespace bulkhead::broker

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "broker/vm_settings.h"
+
+#include <algorithm>
+
+#include "ipc/platform.h"
+#include "ipc/rpc.h"
+
+namespace bulkhead::broker {
+namespace {
+
+constexpr uint64_t kPageBytes = 4096;
+constexpr uint64_t kMinMemory = 16 * platform::kMiB;
+constexpr uint64_t kMaxMemory = 4096 * platform::kGiB;
+constexpr size_t kMaxNameBytes = 48;
+// Long enough that a host which is merely busy never gives a guest a wrong value.
+constexpr int64_t kDefaultExitDeadlineNs = 5'000'000'000;
+
+// The name becomes a file name and part of process titles.
+void CheckName(const std::string& name) {
+  const auto plain = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+  };
+  const bool ok = !name.empty() && name.size() <= kMaxNameBytes && name[0] != '.' && name[0] != '-' &&
+                  std::all_of(name.begin(), name.end(), plain);
+  if (!ok) throw FatalError("VM name: use 1 to 48 letters, digits, '.', '_' and '-', starting with a letter or digit");
+}
+
+OwnFd TakeOptional(control::File::Client file, bool present, kj::WaitScope& wait) {
+  return present ? TakeFile(kj::mv(file), wait) : OwnFd();
+}
+
+}  // namespace
+
+VmSettings TakeSettings(control::VmConfig::Reader config, kj::WaitScope& wait) {
+  VmSettings settings;
+  settings.name = config.getName().cStr();
+  CheckName(settings.name);
+  settings.memory_bytes = config.getMemoryBytes();
+  if (settings.memory_bytes < kMinMemory || settings.memory_bytes > kMaxMemory ||
+      settings.memory_bytes % kPageBytes != 0) {
+    throw FatalError("memory size: use 16 MiB to 4 TiB, in whole pages of 4 KiB");
+  }
+  settings.vcpu_count = config.getVcpuCount();
+  if (settings.vcpu_count < 1 || settings.vcpu_count > platform::kMaxVcpus) {
+    throw FatalError("number of vCPUs: use 1 to " + std::to_string(platform::kMaxVcpus));
+  }
+  if (!config.hasKernel()) throw FatalError("no kernel: give one with --kernel FILE");
+  settings.kernel = TakeFile(config.getKernel(), wait);
+  settings.kernel_name = config.getKernelName().cStr();
+  settings.initrd = TakeOptional(config.getInitrd(), config.hasInitrd(), wait);
+  settings.initrd_name = config.getInitrdName().cStr();
+  settings.command_line = config.getCommandLine().cStr();
+  settings.reboot_on_reset = config.getRebootOnReset();
+  settings.keep_on_device_failure = config.getKeepOnDeviceFailure();
+  settings.exit_deadline_ns =
+      config.getExitDeadlineMs() != 0 ? int64_t{config.getExitDeadlineMs()} * 1'000'000 : kDefaultExitDeadlineNs;
+  settings.runtime_dir = config.getRuntimeDir().cStr();
+  const auto serial = config.getSerial();
+  settings.console_listener = TakeOptional(serial.getListener(), serial.hasListener(), wait);
+  const auto virtio = config.getVirtioConsole();
+  settings.virtio_console_listener = TakeOptional(virtio.getListener(), virtio.hasListener(), wait);
+  settings.devices = PlanDevices(config, wait);
+  return settings;
+}
+
+}  // namespace bulkhead::broker

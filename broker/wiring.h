@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernel objects that join a device process to the runner for one boot: exit channel, doorbell, kicks, interrupts,
+// lines. Made from a plan by the broker, handed to both ends. Main thread.
+#pragma once
+
+#include <vector>
+
+#include "broker/device_plan.h"
+#include "ipc/control.capnp.h"
+
+namespace bulkhead::broker {
+
+class Wiring {
+ public:
+  explicit Wiring(const DevicePlan& plan);  // throws FatalError
+
+  // What both ends are told.
+  void Describe(control::DeviceWiring::Builder out) const;
+
+ private:
+  struct Line {
+    OwnFd signal;
+    OwnFd resample;  // invalid for an edge
+  };
+  struct Function {
+    std::vector<OwnFd> kicks;
+    std::vector<OwnFd> interrupts;
+  };
+
+  const DevicePlan& plan_;
+  OwnFd channel_;
+  OwnFd doorbell_;
+  std::vector<Function> functions_;
+  std::vector<Line> lines_;
+};
+
+}  // namespace bulkhead::broker

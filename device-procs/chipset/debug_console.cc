@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device-procs/chipset/debug_console.h"
+
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "ipc/platform.h"
+
+namespace bulkhead::chipset {
+namespace {
+
+// A batch larger than this goes out before its end.
+constexpr size_t kSendBytes = 4096;
+// One-shot: a hang-up is reported once, whatever is waited for, not for ever.
+constexpr uint32_t kHangUpOnly = EPOLLONESHOT;
+constexpr uint32_t kRoom = EPOLLOUT | EPOLLONESHOT;
+
+}  // namespace
+
+DebugConsole::DebugConsole(device::EventLoop& loop, OwnFd output) : loop_(loop), output_(std::move(output)) {
+  if (output_.valid()) loop_.Watch(output_.get(), kHangUpOnly, [this] { OutputEvent(); });
+}
+
+DebugConsole::~DebugConsole() { EndOutput(); }
+
+uint8_t DebugConsole::Read() const { return platform::kDebugConsoleId; }
+
+void DebugConsole::Write(uint8_t value) {
+  if (!output_.valid() || buffer_.size() >= kBufferBytes) return;
+  buffer_.push_back(std::byte{value});
+  if (buffer_.size() % kSendBytes == 0) Flush();
+}
+
+void DebugConsole::Flush() {
+  if (paused_ || blocked_) return;
+  size_t sent = 0;
+  while (sent < buffer_.size() && output_.valid()) {
+    const ssize_t count = ::write(output_.get(), buffer_.data() + sent, buffer_.size() - sent);
+    if (count > 0) {
+      sent += static_cast<size_t>(count);
+    } else if (count < 0 && errno == EINTR) {
+      continue;
+    } else if (count < 0 && errno == EAGAIN) {
+      blocked_ = true;
+      loop_.SetEvents(output_.get(), kRoom);
+      break;
+    } else if (count < 0 && (errno == ENOSPC || errno == EDQUOT || errno == EFBIG)) {
+      // A full disk may have room again later.
+      sent = buffer_.size();
+    } else {
+      EndOutput();
+    }
+  }
+  buffer_.erase(buffer_.begin(),
+                buffer_.begin() + static_cast<ptrdiff_t>(output_.valid() ? sent : buffer_.size()));
+}
+
+void DebugConsole::OutputEvent() {
+  if (!blocked_) {
+    // Nothing was waited for, so this is a hang-up.
+    EndOutput();
+    buffer_.clear();
+    return;
+  }
+  blocked_ = false;
+  loop_.SetEvents(output_.get(), kHangUpOnly);
+  Flush();
+}
+
+void DebugConsole::EndOutput() {
+  if (!output_.valid()) return;
+  loop_.Unwatch(output_.get());
+  output_.Close();
+  blocked_ = false;
+}
+
+void DebugConsole::Resume() {
+  paused_ = false;
+  Flush();
+}
+
+void DebugConsole::Save(state::DebugConsoleState::Builder state) const {
+  state.setUnsent(capnp::Data::Reader(reinterpret_cast<const capnp::byte*>(buffer_.data()), buffer_.size()));
+}
+
+Result<void> DebugConsole::Restore(state::DebugConsoleState::Reader state) {
+  const auto unsent = state.getUnsent();
+  if (unsent.size() > kBufferBytes) return Error{EPROTO, "the saved state of the debug port is too large"};
+  const auto* bytes = reinterpret_cast<const std::byte*>(unsent.begin());
+  buffer_.assign(bytes, bytes + unsent.size());
+  return {};
+}
+
+}  // namespace bulkhead::chipset

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device-procs/common/exit_server.h"
+
+namespace bulkhead::device {
+namespace {
+
+using Kind = exit::Request::Kind;
+
+// The runner takes each reply before it sends that vCPU's next request, and there are fewer slots than vCPUs only
+// until the runner's own lock: a full reply ring means a runner that has stopped reading.
+constexpr int64_t kReplyDeadlineNs = 1'000'000'000;
+
+}  // namespace
+
+ExitServer::ExitServer(ChannelMemory* channel, DeviceModel& device, std::vector<uint64_t> region_sizes,
+                       int64_t spin_ns, std::function<void(const Error&)> broken)
+    : requests_(&channel->requests),
+      replies_(&channel->replies),
+      device_(device),
+      region_sizes_(std::move(region_sizes)),
+      spin_(spin_ns),
+      broken_(std::move(broken)) {}
+
+bool ExitServer::InRegion(const ExitRequest& request) const {
+  if (request.region >= region_sizes_.size()) return false;
+  const uint64_t size = region_sizes_[request.region];
+  return request.width <= size && request.offset <= size - request.width;
+}
+
+Result<void> ExitServer::Answer(const ExitRequest& request) {
+  // The runner routes by the same grants: an access outside of them is not the guest's doing.
+  if (!InRegion(request)) return Error{EPROTO, "exit outside the granted regions"};
+  const uint64_t mask = AllOnes(request.width);
+  ExitReply reply{.sequence = request.sequence};
+  if (request.kind == Kind::READ) {
+    reply.data = device_.Read(request.region, request.offset, request.width) & mask;
+  } else {
+    const WriteEffect effect =
+        device_.Write(request.region, request.offset, request.width, request.data & mask);
+    if (request.kind == Kind::POSTED_WRITE) return {};
+    if (effect.decode) {
+      reply.has_decode = true;
+      reply.memory_enabled = effect.decode->memory_enabled;
+      reply.bar0_address = effect.decode->bar0_address;
+    }
+    if (effect.route) {
+      reply.has_route = true;
+      reply.vector = effect.route->vector;
+      reply.route_address = effect.route->address;
+      reply.route_data = effect.route->data;
+      reply.deliver = effect.route->deliver;
+    }
+  }
+  Frame frame;
+  EncodeReply(reply, frame);
+  auto pushed = replies_.Push(std::span(frame.bytes).first(frame.length_bytes), Deadline::After(kReplyDeadlineNs));
+  if (!pushed.ok()) return pushed;
+  if (replies_.TakeWakeRequest()) replies_.WakeFutex();
+  return {};
+}
+
+Result<bool> ExitServer::ServeOne() {
+  Frame frame;
+  auto popped = requests_.Pop(frame);
+  if (!popped.ok() || !*popped) return popped;
+  auto request = DecodeRequest(frame);
+  if (!request.ok()) return request.error();
+  if (auto answered = Answer(*request); !answered.ok()) return answered.error();
+  return true;
+}
+
+void ExitServer::Drain() {
+  requests_.WakeUp();
+  bool served_any = false;
+  for (;;) {
+    auto served = ServeOne();
+    if (!served.ok()) {
+      broken_(served.error());
+      return;
+    }
+    if (!*served) break;
+    served_any = true;
+  }
+  if (!served_any) return;
+  device_.Flush();
+  // The vCPU that was just answered often comes back at once.
+  if (spin_.Until([this] { return !requests_.Empty(); })) Drain();
+}
+
+bool ExitServer::PrepareToSleep() { return requests_.PrepareToSleep(); }
+
+}  // namespace bulkhead::device

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device-procs/common/runtime.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include "device-procs/common/device_thread.h"
+#include "device-procs/common/exit_server.h"
+#include "ipc/child.h"
+#include "ipc/mailbox.h"
+#include "ipc/rpc.h"
+
+namespace bulkhead::device {
+namespace {
+
+// The most descriptors a device process can need: grants of every kind fit, a leak of them does not.
+constexpr rlim_t kMaxDescriptors = 512;
+
+class DeviceServer final : public control::Device::Server {
+ public:
+  DeviceServer(DeviceThread& thread, DeviceModel& device) : thread_(thread), device_(device) {}
+
+  kj::Promise<void> resume(ResumeContext) override {
+    thread_.Call([&] { device_.Resume(); });
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> pause(PauseContext) override {
+    thread_.Call([&] { device_.Pause(); });
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> save(SaveContext context) override {
+    thread_.Call([&] { device_.Save(context.getResults().initState()); });
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> restore(RestoreContext context) override {
+    Result<void> restored;
+    thread_.Call([&] { restored = device_.Restore(context.getParams().getState()); });
+    if (!restored.ok()) throw KJ_EXCEPTION(FAILED, restored.error().message);
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> pressPowerButton(PressPowerButtonContext) override {
+    thread_.Call([&] { device_.PressPowerButton(); });
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> attach(AttachContext context) override {
+    auto params = context.getParams();
+    auto input = params.getInput().getFd();
+    auto output = params.getOutput().getFd();
+    return input.then([this, output = kj::mv(output), params](kj::Maybe<int> in) mutable {
+      return output.then([this, in, params](kj::Maybe<int> out) {
+        OwnFd in_fd = OrThrow(DuplicateFd(KJ_REQUIRE_NONNULL(in)));
+        OwnFd out_fd = OrThrow(DuplicateFd(KJ_REQUIRE_NONNULL(out)));
+        thread_.Call([&] { device_.Attach(std::move(in_fd), std::move(out_fd)); });
+      });
+    });
+  }
+
+ private:
+  DeviceThread& thread_;
+  DeviceModel& device_;
+};
+
+DeviceContext TakeContext(control::DeviceGrants::Reader grants, kj::WaitScope& wait) {
+  DeviceContext context;
+  const auto wiring = grants.getWiring();
+  context.name = wiring.getName().cStr();
+  for (auto function : wiring.getFunctions()) {
+    context.functions.push_back({.slot = function.getSlot(),
+                                 .bar0_address = function.getBar0(),
+                                 .kicks = TakeFiles(function.getKicks(), wait),
+                                 .interrupts = TakeFiles(function.getInterrupts(), wait)});
+  }
+  for (auto line : wiring.getLines()) {
+    context.lines.push_back({.signal = TakeFile(line.getSignal(), wait),
+                             .resample = line.hasResample() ? TakeFile(line.getResample(), wait) : OwnFd()});
+  }
+  context.files = TakeFiles(grants.getFiles(), wait);
+  context.settings = grants.getSettings();
+  return context;
+}
+
+[[noreturn]] void EndBroken(const Error& error) {
+  LogLine("the vcpu-runner broke the exit protocol: " + error.message);
+  ::_exit(1);
+}
+
+void Serve(const DeviceKind& kind, kj::AsyncIoContext& io) {
+  RpcConnection broker(*io.lowLevelProvider, OwnFd(kControlFd), capnp::rpc::twoparty::Side::CLIENT);
+  auto host = broker.Bootstrap<control::DeviceHost>();
+  auto response = host.grantsRequest().send().wait(io.waitScope);
+  const auto grants = response.getGrants();
+
+  EventLoop loop;
+  Mailbox mailbox(io.unixEventPort);
+  DeviceContext context = TakeContext(grants, io.waitScope);
+  context.loop = &loop;
+  std::optional<GuestMemory> memory;
+  if (grants.getMemory().hasFile()) memory = MapGrantedMemory(grants.getMemory(), io.waitScope);
+  context.memory = memory ? &*memory : nullptr;
+  auto machine = grants.getMachine();
+  if (grants.hasMachine()) {
+    context.power_off = [&] { mailbox.Post([&] { SendAndForget(machine.powerOffRequest()); }); };
+    context.reset = [&] { mailbox.Post([&] { SendAndForget(machine.resetRequest()); }); };
+  }
+
+  const auto channel_grant = grants.getWiring().getChannel();
+  ChannelMemory* channel = OrThrow(MapChannel(TakeFile(channel_grant.getMemory(), io.waitScope).get()));
+  const OwnFd doorbell = TakeFile(channel_grant.getDoorbell(), io.waitScope);
+  // Edge-triggered: the ring says what there is to do, so the count is never read.
+  loop.Watch(doorbell.get(), EPOLLIN | EPOLLET, [] {});
+
+  std::vector<uint64_t> region_sizes;
+  for (auto region : grants.getWiring().getRegions()) region_sizes.push_back(region.getSize());
+  const std::unique_ptr<DeviceModel> device = kind.create(std::move(context));
+  ExitServer server(channel, *device, std::move(region_sizes), grants.getSpinNs(), EndBroken);
+  loop.SetPoller(&server);
+  DeviceThread thread(loop);
+  thread.Start();
+
+  DropPrivileges({{RLIMIT_NOFILE, kMaxDescriptors}, {RLIMIT_MEMLOCK, 0}});
+  InstallPolicy(kind.policy());
+
+  auto ready = host.readyRequest();
+  ready.setDevice(kj::heap<DeviceServer>(thread, *device));
+  ready.send().wait(io.waitScope);
+
+  broker.OnDisconnect().exclusiveJoin(mailbox.Serve()).wait(io.waitScope);
+  // Without the broker there is nothing to serve; the kernel takes back the rest.
+  ::_exit(0);
+}
+
+}  // namespace
+
+SyscallPolicy RuntimePolicy() {
+  SyscallPolicy policy;
+  policy.Allow(SYS_epoll_wait);     // both event loops sleep here
+  policy.Allow(SYS_epoll_ctl);      // a handler changes what it waits for
+  policy.Allow(SYS_recvmsg);        // RPC, with descriptors
+  policy.Allow(SYS_sendmsg);        // RPC answers
+  policy.Allow(SYS_read);           // eventfds
+  policy.Allow(SYS_write);          // eventfds: interrupts, wake-ups; the log
+  policy.Allow(SYS_writev);         // RPC messages without descriptors
+  policy.Allow(SYS_futex);          // exit ring, mailbox, allocator lock
+  policy.Allow(SYS_close);          // descriptors that came with RPC messages
+  policy.Allow(SYS_fcntl, {Equals(1, F_DUPFD_CLOEXEC)});  // taking a descriptor from a capability
+  policy.AllowDataMappings();       // allocator
+  policy.Allow(SYS_brk);            // allocator
+  policy.Allow(SYS_madvise, {Equals(2, MADV_DONTNEED)});  // allocator giving memory back
+  policy.Allow(SYS_exit_group);     // the end
+  policy.Allow(SYS_clock_gettime);  // where the vDSO has no fast clock
+  policy.Allow(SYS_restart_syscall);  // after SIGSTOP and SIGCONT
+  return policy;
+}
+
+void SetNonBlocking(const OwnFd& fd) {
+  if (!fd.valid()) return;
+  const int flags = ::fcntl(fd.get(), F_GETFL);
+  if (flags < 0 || ::fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK) != 0) ThrowErrno("make a stream non-blocking");
+}
+
+int RunDeviceProcess(const DeviceKind& kind, int argc, char** argv) {
+  return RunChild(argc, argv, [&](kj::AsyncIoContext& io) { Serve(kind, io); });
+}
+
+}  // namespace bulkhead::device

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+# What the launcher asks of the broker. The launcher opens the user's paths with the user's rights and hands over
+# descriptors; names beside them serve messages only. The broker checks every value: the launcher may be anyone.
+@0x87681b1fdf683eb6;
+
+using Cxx = import "/capnp/c++.capnp";
+using Control = import "control.capnp";
+$Cxx.namespace("bulkhead::control");
+
+struct DiskConfig {
+  file @0 :Control.File;       # opened and locked by the launcher; O_DIRECT where the file allows it
+  name @1 :Text;               # the user's path, for messages
+  readOnly @2 :Bool;
+  serial @3 :Text;             # id= or empty: VIRTIO_BLK_T_GET_ID
+  directIo @4 :Bool;           # the file was opened with O_DIRECT
+  blockDevice @5 :Bool;
+  queues @6 :UInt16;           # 0: one per vCPU, up to the broker's limit
+}
+
+struct StreamConfig {
+  # The outside of a console: where the guest's bytes go to and come from.
+  input @0 :Control.File;      # null: nothing ever arrives
+  output @1 :Control.File;     # null: output is discarded
+  listener @2 :Control.File;   # listening UNIX socket; the broker accepts, one connection at a time
+}
+
+struct VmConfig {
+  name @0 :Text;
+  memoryBytes @1 :UInt64;
+  vcpuCount @2 :UInt32;
+  kernel @3 :Control.File;
+  kernelName @4 :Text;
+  initrd @5 :Control.File;     # null: none
+  initrdName @6 :Text;
+  commandLine @7 :Text;
+  disks @8 :List(DiskConfig);
+  serial @9 :StreamConfig;             # ttyS0
+  virtioConsole @10 :StreamConfig;     # hvc0; absent (null pointer): no such device
+  debugConsole @11 :Control.File;      # null: output of port 0x402 is discarded
+  rebootOnReset @12 :Bool;             # else a guest's reset ends the VM
+  keepOnDeviceFailure @13 :Bool;       # a dead device reads all ones and the VM goes on; else it ends
+  exitDeadlineMs @14 :UInt32;          # 0: default
+  runtimeDir @15 :Text;                # where the control socket NAME.sock goes
+}
+
+struct ExitReport {
+  # How a VM ended.
+  kind @0 :Kind;
+  detail @1 :Text;             # one line for failure and deviceFailure
+  enum Kind {
+    powerOff @0;
+    reset @1;
+    killed @2;                 # by kill, or the second signal
+    failure @3;                # the VMM's: runner or broker
+    deviceFailure @4;          # a device process died or hung
+  }
+}
+
+struct ProcessReport {
+  name @0 :Text;               # "vcpu-runner", "disk0"
+  pid @1 :Int32;
+}
+
+struct VmReport {
+  name @0 :Text;
+  state @1 :Text;              # "running", "paused", "stopping"
+  brokerPid @2 :Int32;
+  processes @3 :List(ProcessReport);
+  memoryBytes @4 :UInt64;
+  vcpuCount @5 :UInt32;
+  startedAtUnix @6 :Int64;     # seconds
+}
+
+interface VmControl {
+  # A running VM, as whoever may connect to its control socket sees it: the user who started it, and root.
+  report @0 () -> (report :VmReport);
+  pressPowerButton @1 () -> ();
+  kill @2 () -> ();
+  waitForEnd @3 () -> (report :ExitReport);
+  pause @4 () -> ();
+  resume @5 () -> ();
+}
+
+interface Broker {
+  # The bootstrap of the launcher's own connection. The VM lives no longer than this connection.
+  createVm @0 (config :VmConfig) -> (vm :VmControl);   # returns when every process is locked down and the guest runs
+  probe @1 () -> (report :ProbeReport);                # what this host's KVM can do, by trying
+}
+
+struct ProbeReport {
+  struct Check {
+    name @0 :Text;             # "guest code at CPL 0"
+    status @1 :Status;
+    detail @2 :Text;           # what was seen; for a failure what it means and what to do
+  }
+  enum Status {
+    ok @0;
+    failed @1;                 # VMs do not run
+    limited @2;                # VMs run, but not all guests do
+  }
+  checks @0 :List(Check);
+  stockKernels @1 :Bool;       # unmodified kernels can run here
+}
+
+interface ProbeHost {
+  # The broker, as the probe process sees it.
+  kvm @0 () -> (kvm :Control.File);
+  report @1 (report :ProbeReport) -> ();
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ipc/child.h"
+
+#include <malloc.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <mutex>
+
+#include "ipc/ring.h"
+#include "ipc/rpc.h"
+#include "ipc/sandbox.h"
+
+namespace bulkhead {
+namespace {
+
+constexpr size_t kShortNameBytes = 15;  // TASK_COMM_LEN without its terminator
+
+// "bulkhead:web1 disk0" if it fits, else as much of the VM's name as leaves room for the device's.
+std::string ShortName(const std::string& title) {
+  if (title.size() <= kShortNameBytes) return title;
+  const size_t colon = title.find(':');
+  const size_t space = title.rfind(' ');
+  if (colon == std::string::npos || space == std::string::npos) return title.substr(0, kShortNameBytes);
+  const std::string device = title.substr(space);
+  const std::string vm = title.substr(colon + 1, space - colon - 1);
+  const size_t room = device.size() < kShortNameBytes ? kShortNameBytes - device.size() : 0;
+  return (vm.substr(0, room) + device).substr(0, kShortNameBytes);
+}
+
+struct LogBudget {
+  std::mutex mutex;
+  int64_t second = 0;
+  int lines = 0;
+  uint64_t dropped = 0;
+};
+
+}  // namespace
+
+int RunChild(int argc, char** argv, const std::function<void(kj::AsyncIoContext&)>& body) {
+  std::string failure;
+  try {
+    // One heap for all threads: a second arena would cost memory and need mprotect, which the filters do not allow.
+    ::mallopt(M_ARENA_MAX, 1);
+    ::signal(SIGPIPE, SIG_IGN);
+    EnterEmptyRoot();
+    SetProcessName(ShortName(argc > 0 ? argv[0] : "bulkhead"));
+    auto io = kj::setupAsyncIo();
+    body(io);
+    return 0;
+  } catch (const std::exception& error) {
+    failure = error.what();
+  } catch (const kj::Exception& error) {
+    failure = ReasonOf(error);
+  }
+  LogLine(failure);
+  return 1;
+}
+
+GuestMemory MapGrantedMemory(control::MemoryGrant::Reader grant, kj::WaitScope& wait) {
+  std::vector<MemoryRegion> regions;
+  for (auto region : grant.getRegions()) {
+    regions.push_back({Gpa{region.getBase()}, region.getSize(), region.getFileOffset()});
+  }
+  const OwnFd file = TakeFile(grant.getFile(), wait);
+  return OrThrow(GuestMemory::Map(file.get(), regions));
+}
+
+void LogLine(const std::string& line) {
+  static LogBudget budget;
+  std::string text = line;
+  {
+    std::lock_guard lock(budget.mutex);
+    const int64_t second = MonotonicNow() / 1'000'000'000;
+    if (second != budget.second) {
+      budget.second = second;
+      budget.lines = 0;
+    }
+    if (++budget.lines > kLogLinesPerSecond) {
+      ++budget.dropped;
+      return;
+    }
+    if (budget.dropped != 0) text += " (" + std::to_string(std::exchange(budget.dropped, 0)) + " lines left out before)";
+  }
+  text += '\n';
+  [[maybe_unused]] ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
+}
+
+}  // namespace bulkhead

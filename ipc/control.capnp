@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+# The control plane: what the broker and its children may ask of each other. Each connection is one socketpair, and
+# each side holds only the capabilities it was handed; nothing is looked up by name. A File carries one file descriptor
+# and no methods: descriptors flow from the broker to a child, never back.
+@0xe4c4054d5c981f08;
+
+using Cxx = import "/capnp/c++.capnp";
+$Cxx.namespace("bulkhead::control");
+
+interface File {}
+
+struct MemoryRegion {
+  base @0 :UInt64;         # guest physical address
+  size @1 :UInt64;         # bytes
+  fileOffset @2 :UInt64;   # bytes into the memory file
+}
+
+struct MemoryGrant {
+  file @0 :File;           # null: this process gets no guest memory
+  regions @1 :List(MemoryRegion);
+}
+
+struct ChannelGrant {
+  memory @0 :File;         # two rings (ipc/ring.h)
+  doorbell @1 :File;       # eventfd that wakes the device process
+}
+
+struct LineGrant {
+  # A wired interrupt line.
+  signal @0 :File;         # eventfd: an edge, or assertion of a level
+  resample @1 :File;       # eventfd signalled when the guest has acknowledged a level; null for an edge
+  gsi @2 :UInt32;
+}
+
+struct FunctionGrant {
+  # One PCI function, bus 0, function 0.
+  slot @0 :UInt8;
+  bar0 @1 :UInt64;             # where firmware would have put BAR 0
+  kicks @2 :List(File);        # eventfd of each queue
+  interrupts @3 :List(File);   # eventfd of each MSI-X vector
+}
+
+struct RegionGrant {
+  # A range of addresses that the guest reaches and the device process answers.
+  size @0 :UInt64;             # bytes
+  union {
+    port @1 :UInt16;           # I/O ports from here on
+    config @2 :UInt8;          # configuration space of the function with this index in `functions`
+    bar0 @3 :UInt8;            # BAR 0 of the function with this index
+  }
+}
+
+struct DeviceWiring {
+  # What the guest can reach a device process by: known to that process and to the runner.
+  name @0 :Text;               # "disk0"
+  channel @1 :ChannelGrant;
+  regions @2 :List(RegionGrant);
+  functions @3 :List(FunctionGrant);
+  lines @4 :List(LineGrant);
+}
+
+struct DeviceGrants {
+  wiring @0 :DeviceWiring;
+  memory @1 :MemoryGrant;
+  files @2 :List(File);        # its host resources, in the order its kind defines
+  settings @3 :AnyPointer;     # its kind's own settings struct
+  machine @4 :MachineControl;  # null but for the chipset
+  spinNs @5 :UInt32;           # how long its device thread may spin for the next exit
+}
+
+interface DeviceHost {
+  # The broker, as one device process sees it.
+  grants @0 () -> (grants :DeviceGrants);
+  ready @1 (device :Device) -> ();     # locked down, waiting for start
+}
+
+interface MachineControl {
+  powerOff @0 () -> ();
+  reset @1 () -> ();
+}
+
+interface Device {
+  # A device process, as the broker sees it.
+  resume @0 () -> ();                  # also the first start
+  pause @1 () -> ();                   # returns with nothing in flight
+  save @2 () -> (state :AnyPointer);   # while paused
+  restore @3 (state :AnyPointer) -> ();
+  pressPowerButton @4 () -> ();        # chipset
+  attach @5 (input :File, output :File) -> ();   # console: a new outside
+}
+
+struct RunnerGrants {
+  vmName @0 :Text;
+  kvm @1 :File;
+  memory @2 :MemoryGrant;
+  vcpuCount @3 :UInt32;
+  kernel @4 :File;
+  kernelName @5 :Text;
+  initrd @6 :File;             # null: none
+  initrdName @7 :Text;
+  commandLine @8 :Text;
+  deviceCount @9 :UInt32;
+  exitDeadlineNs @10 :UInt64;  # how long a vCPU waits for a device
+  spinNs @11 :UInt32;
+}
+
+interface RunnerHost {
+  grants @0 () -> (grants :RunnerGrants);
+  ready @1 (runner :Runner) -> ();
+  stopped @2 (reason :StopReason) -> ();
+  deviceFailed @3 (device :UInt32, reason :Text) -> ();   # by index: no longer spoken to
+  device @4 (index :UInt32) -> (wiring :DeviceWiring);    # one at a time: a message carries few descriptors
+}
+
+struct StopReason {
+  union {
+    reset @0 :Void;            # triple fault, or the guest asked the processor to shut down
+    failure @1 :Text;          # one line: what the runner cannot do
+  }
+}
+
+interface Runner {
+  start @0 () -> ();           # load the kernel and run; fails with one line if it cannot be loaded
+  pause @1 () -> ();
+  resume @2 () -> ();
+  markDeviceDead @3 (device :UInt32) -> ();   # by index: nobody need wait for it any more
+}

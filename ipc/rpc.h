@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// Cap'n Proto RPC over one socketpair with descriptors attached to capabilities. Main thread of any process (the
+// control plane's event loop).
+#pragma once
+
+#include <capnp/rpc-twoparty.h>
+#include <kj/async-io.h>
+
+#include <string>
+#include <vector>
+
+#include "ipc/control.capnp.h"
+#include "ipc/fd.h"
+
+namespace bulkhead {
+
+// Where a child finds its connection to whoever started it: the only descriptor beside 0, 1 and 2 it is born with.
+inline constexpr int kControlFd = 3;
+
+// The most descriptors one message may carry (the kernel's SCM_MAX_FD is 253).
+inline constexpr unsigned kMaxFdsPerMessage = 250;
+
+// One end of a two-party connection.
+class RpcConnection {
+ public:
+  // `bootstrap` is what the peer gets; messages are bounded, since the peer may be hostile.
+  RpcConnection(kj::LowLevelAsyncIoProvider& io, OwnFd socket, capnp::Capability::Client bootstrap,
+                capnp::rpc::twoparty::Side side);
+  // A connection that offers nothing itself.
+  RpcConnection(kj::LowLevelAsyncIoProvider& io, OwnFd socket, capnp::rpc::twoparty::Side side);
+
+  template <typename Interface>
+  typename Interface::Client Bootstrap() {
+    capnp::MallocMessageBuilder message;
+    auto vat = message.initRoot<capnp::rpc::twoparty::VatId>();
+    vat.setSide(side_ == capnp::rpc::twoparty::Side::CLIENT ? capnp::rpc::twoparty::Side::SERVER
+                                                            : capnp::rpc::twoparty::Side::CLIENT);
+    return system_.bootstrap(vat).template castAs<Interface>();
+  }
+  // Resolves when the peer is gone.
+  kj::Promise<void> OnDisconnect() { return network_.onDisconnect(); }
+
+ private:
+  capnp::rpc::twoparty::Side side_;
+  kj::Own<kj::AsyncCapabilityStream> stream_;
+  capnp::TwoPartyVatNetwork network_;
+  capnp::RpcSystem<capnp::rpc::twoparty::VatId> system_;
+};
+
+// A File capability for a descriptor; the descriptor lives as long as the capability.
+control::File::Client MakeFile(OwnFd fd);
+// One for a duplicate of `fd`.
+control::File::Client ShareFile(int fd);
+
+// The descriptor behind a File that the peer sent, as this process's own; EBADF if there is none.
+OwnFd TakeFile(control::File::Client file, kj::WaitScope& wait);
+
+std::vector<OwnFd> TakeFiles(capnp::List<control::File>::Reader files, kj::WaitScope& wait);
+
+// Sends without waiting for the answer: for news to a peer that, if it cannot take them, ends this process anyway.
+template <typename Request>
+void SendAndForget(Request request) {
+  request.send().ignoreResult().detach([](kj::Exception&&) {});
+}
+
+// What the user is told of an exception that came over a connection: its text without the transport's prefix.
+std::string ReasonOf(const kj::Exception& exception);
+
+// Both ends of a connection: the first is kept, the second given away.
+std::pair<OwnFd, OwnFd> MakeSocketPair();
+
+}  // namespace bulkhead

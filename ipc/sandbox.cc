@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ipc/sandbox.h"
+
+#include <cap-ng.h>
+#include <fcntl.h>
+#include <linux/securebits.h>
+#include <seccomp.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <memory>
+
+namespace bulkhead {
+namespace {
+
+void Check(int result, const char* what) {
+  if (result != 0) ThrowErrno(what);
+}
+
+}  // namespace
+
+SyscallArgument Equals(unsigned index, uint64_t value) {
+  return {.index = index, .test = SyscallArgument::Test::kEquals, .value = value};
+}
+
+SyscallArgument MaskedEquals(unsigned index, uint64_t mask, uint64_t value) {
+  return {.index = index, .test = SyscallArgument::Test::kMaskedEquals, .value = value, .mask = mask};
+}
+
+void SyscallPolicy::Allow(int number, std::initializer_list<SyscallArgument> arguments) {
+  rules_.push_back(Rule{number, arguments});
+}
+
+void SyscallPolicy::AllowIoctl(unsigned long request) { Allow(SYS_ioctl, {Equals(1, request)}); }
+
+void SyscallPolicy::AllowDataMappings() {
+  constexpr uint64_t kProtectionBits = PROT_READ | PROT_WRITE | PROT_EXEC;
+  Allow(SYS_mmap, {MaskedEquals(2, kProtectionBits, PROT_READ | PROT_WRITE),
+                   Equals(3, MAP_PRIVATE | MAP_ANONYMOUS)});
+  Allow(SYS_munmap);
+}
+
+void EnterEmptyRoot() {
+  // /proc is a directory on any host this runs on; what is mounted over it here is seen by this process alone.
+  Check(::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr), "make mounts private");
+  Check(::mount("none", "/proc", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,nr_inodes=1,mode=555"),
+        "mount an empty root");
+  Check(::chdir("/proc"), "enter the empty root");
+  // With both paths the same directory the old root ends up on top of the new one and can be detached at once.
+  Check(static_cast<int>(::syscall(SYS_pivot_root, ".", ".")), "pivot to the empty root");
+  Check(::umount2(".", MNT_DETACH), "detach the host's root");
+  Check(::chdir("/"), "enter the empty root");
+  Check(::mount(nullptr, "/", nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr),
+        "make the empty root read-only");
+}
+
+void SetProcessName(const std::string& name) {
+  Check(::prctl(PR_SET_NAME, name.c_str(), 0, 0, 0), "set the process name");
+}
+
+void DropPrivileges(std::initializer_list<ResourceLimit> limits) {
+  for (const ResourceLimit& limit : limits) {
+    const rlimit both{limit.value, limit.value};
+    Check(::setrlimit(limit.resource, &both), "set a resource limit");
+  }
+  const rlimit none{0, 0};
+  Check(::setrlimit(RLIMIT_CORE, &none), "forbid core dumps");
+  ::umask(0777);
+  Check(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "forbid new privileges");
+  // A uid of 0 means nothing here from now on: neither exec nor setuid gives capabilities back.
+  constexpr unsigned long kLocked = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP |
+                                    SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED |
+                                    SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
+  Check(::prctl(PR_SET_SECUREBITS, kLocked, 0, 0, 0), "lock the secure bits");
+  capng_clear(CAPNG_SELECT_ALL);
+  Check(capng_apply(CAPNG_SELECT_ALL), "drop all capabilities");
+  // Not dumpable: no core file, and no ptrace or /proc access by other processes of the same user.
+  Check(::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "forbid tracing");
+}
+
+void InstallPolicy(const SyscallPolicy& policy) {
+  std::unique_ptr<void, void (*)(scmp_filter_ctx)> filter(::seccomp_init(SCMP_ACT_KILL_PROCESS), ::seccomp_release);
+  if (!filter) throw FatalError("create the system call filter: out of memory");
+  const auto check = [](int result, const char* what) {
+    if (result == 0) return;
+    errno = -result;
+    ThrowErrno(what);
+  };
+  check(::seccomp_attr_set(filter.get(), SCMP_FLTATR_CTL_TSYNC, 1), "filter all threads");
+  check(::seccomp_attr_set(filter.get(), SCMP_FLTATR_CTL_OPTIMIZE, 2), "order the filter as a tree");
+  for (const SyscallPolicy::Rule& rule : policy.rules()) {
+    std::vector<scmp_arg_cmp> tests;
+    for (const SyscallArgument& argument : rule.arguments) {
+      if (argument.test == SyscallArgument::Test::kEquals) {
+        tests.push_back({argument.index, SCMP_CMP_EQ, argument.value, 0});
+      } else {
+        tests.push_back({argument.index, SCMP_CMP_MASKED_EQ, argument.mask, argument.value});
+      }
+    }
+    check(::seccomp_rule_add_array(filter.get(), SCMP_ACT_ALLOW, rule.number, tests.size(), tests.data()),
+          "add a rule to the system call filter");
+  }
+  check(::seccomp_load(filter.get()), "install the system call filter");
+}
+
+}  // namespace bulkhead

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/process/harness.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+namespace bulkhead::test {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+// Long beyond any slowness of a loaded machine: reached only by a hang.
+constexpr auto kHang = std::chrono::seconds(120);
+
+std::pair<OwnFd, OwnFd> MakePipe() {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) ThrowErrno("pipe");
+  return {OwnFd(ends[0]), OwnFd(ends[1])};
+}
+
+// One runtime directory for all commands of this test program, so that they see each other and nobody else.
+const std::string& RuntimeRoot() {
+  static const TempDir dir;
+  return dir.path();
+}
+
+bool IsNumber(const std::string& text) {
+  return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
+}
+
+}  // namespace
+
+TempDir::TempDir() {
+  std::string path = fs::temp_directory_path() / "bulkhead-test.XXXXXX";
+  if (::mkdtemp(path.data()) == nullptr) ThrowErrno("make a directory for a test");
+  path_ = path;
+}
+
+TempDir::~TempDir() {
+  std::error_code ignored;
+  fs::remove_all(path_, ignored);
+}
+
+std::string TempDir::MakeFile(const std::string& name, const std::string& contents) const {
+  std::ofstream(Path(name), std::ios::binary) << contents;
+  return Path(name);
+}
+
+std::string TempDir::MakeImage(const std::string& name, uint64_t size_bytes) const {
+  MakeFile(name, "");
+  fs::resize_file(Path(name), size_bytes);
+  return Path(name);
+}
+
+std::string ReadFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream contents;
+  contents << file.rdbuf();
+  return contents.str();
+}
+
+std::string BuildDir() { return fs::read_symlink("/proc/self/exe").parent_path().parent_path(); }
+
+std::string Payload(const std::string& name) { return BuildDir() + "/payload/" + name + ".elf"; }
+
+Command::Command(std::vector<std::string> arguments, const std::string& runtime_dir) {
+  auto [in_read, in_write] = MakePipe();
+  auto [out_read, out_write] = MakePipe();
+  auto [err_read, err_write] = MakePipe();
+  const std::string program = BuildDir() + "/bulkhead";
+  arguments.insert(arguments.begin(), program);
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  const std::string runtime = runtime_dir.empty() ? RuntimeRoot() : runtime_dir;
+  pid_ = ::fork();
+  if (pid_ < 0) ThrowErrno("fork");
+  if (pid_ == 0) {
+    ::setenv("BULKHEAD_RUNTIME_DIR", runtime.c_str(), 1);
+    ::dup2(in_read.get(), STDIN_FILENO);
+    ::dup2(out_write.get(), STDOUT_FILENO);
+    ::dup2(err_write.get(), STDERR_FILENO);
+    ::execv(program.c_str(), argv.data());
+    ::_exit(127);
+  }
+  input_ = std::move(in_write);
+  output_fd_ = std::move(out_read);
+  errors_fd_ = std::move(err_read);
+}
+
+Command::~Command() {
+  if (ended_) return;
+  ::kill(pid_, SIGKILL);
+  ::waitpid(pid_, nullptr, 0);
+}
+
+void Command::SendInput(const std::string& text) {
+  [[maybe_unused]] ssize_t written = ::write(input_.get(), text.data(), text.size());
+}
+
+void Command::CloseInput() { input_.Close(); }
+
+void Command::Signal(int number) { ::kill(pid_, number); }
+
+bool Command::Pump(int timeout_ms) {
+  std::array<pollfd, 2> fds{{{output_fd_.get(), POLLIN, 0}, {errors_fd_.get(), POLLIN, 0}}};
+  if (!output_fd_.valid() && !errors_fd_.valid()) return false;
+  ::poll(fds.data(), fds.size(), timeout_ms);
+  std::array<char, 4096> bytes;
+  const auto take = [&](OwnFd& fd, short events, std::string& into) {
+    if (!fd.valid() || events == 0) return;
+    const ssize_t count = ::read(fd.get(), bytes.data(), bytes.size());
+    if (count > 0) {
+      into.append(bytes.data(), static_cast<size_t>(count));
+    } else {
+      fd.Close();
+    }
+  };
+  take(output_fd_, fds[0].revents, output_);
+  take(errors_fd_, fds[1].revents, errors_);
+  return true;
+}
+
+bool Command::WaitForOutput(const std::string& text) {
+  const auto end = Clock::now() + kHang;
+  while (output_.find(text) == std::string::npos) {
+    if (Clock::now() > end || !Pump(100)) return output_.find(text) != std::string::npos;
+  }
+  return true;
+}
+
+int Command::Wait() {
+  const auto end = Clock::now() + kHang;
+  while (!ended_) {
+    Pump(20);
+    int status = 0;
+    if (::waitpid(pid_, &status, WNOHANG) == pid_) {
+      ended_ = true;
+      status_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    } else if (Clock::now() > end) {
+      return -1;
+    }
+  }
+  // What it and its children wrote last; the pipes close when the last of them is gone.
+  while (Clock::now() < end && Pump(100)) {
+  }
+  return status_;
+}
+
+Finished RunBulkhead(std::vector<std::string> arguments, const std::string& input) {
+  Command command(std::move(arguments));
+  if (!input.empty()) command.SendInput(input);
+  command.CloseInput();
+  const int status = command.Wait();
+  return {status, command.output(), command.errors()};
+}
+
+std::vector<pid_t> ProcessesOf(const std::string& vm) {
+  std::vector<pid_t> found;
+  const std::string prefix = "bulkhead:" + vm + " ";
+  for (const auto& entry : fs::directory_iterator("/proc")) {
+    const std::string name = entry.path().filename();
+    if (IsNumber(name) && ReadFile("/proc/" + name + "/cmdline").starts_with(prefix)) found.push_back(std::stoi(name));
+  }
+  return found;
+}
+
+pid_t ProcessOf(const std::string& vm, const std::string& process) {
+  const std::string title = "bulkhead:" + vm + " " + process;
+  for (const pid_t pid : ProcessesOf(vm)) {
+    if (ReadFile("/proc/" + std::to_string(pid) + "/cmdline").c_str() == title) return pid;
+  }
+  return -1;
+}
+
+bool Alive(pid_t pid) { return ::kill(pid, 0) == 0; }
+
+bool Eventually(const std::function<bool()>& holds) {
+  const auto end = Clock::now() + kHang;
+  while (!holds()) {
+    if (Clock::now() > end) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return true;
+}
+
+std::vector<std::string> RuntimeFiles() {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(RuntimeRoot())) names.push_back(entry.path().filename());
+  return names;
+}
+
+std::string UniqueName() {
+  static int next = 0;
+  return "t" + std::to_string(::getpid()) + "-" + std::to_string(next++);
+}
+
+}  // namespace bulkhead::test

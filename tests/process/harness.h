@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// Starts the real `bulkhead` command with payload guests and looks at what becomes of it. Every wait has a limit that
+// only a hang reaches; no test passes or fails by how long something took.
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "ipc/fd.h"
+
+namespace bulkhead::test {
+
+// A directory of the test's own, removed with everything in it.
+class TempDir {
+ public:
+  TempDir();
+  ~TempDir();
+  std::string Path(const std::string& name) const { return path_ + "/" + name; }
+  const std::string& path() const { return path_; }
+  // A file with these contents, or of this size without any.
+  std::string MakeFile(const std::string& name, const std::string& contents) const;
+  std::string MakeImage(const std::string& name, uint64_t size_bytes) const;
+
+ private:
+  std::string path_;
+};
+
+std::string ReadFile(const std::string& path);
+// Where the build put things: the directory above this test program's.
+std::string BuildDir();
+std::string Payload(const std::string& name);
+
+// One run of `bulkhead` with its own runtime directory.
+class Command {
+ public:
+  explicit Command(std::vector<std::string> arguments, const std::string& runtime_dir = "");
+  ~Command();  // kills what still runs
+
+  void SendInput(const std::string& text);
+  void CloseInput();
+  void Signal(int number);
+  // Reads output until `text` appears; false if the command ends or hangs before.
+  bool WaitForOutput(const std::string& text);
+  // The exit status, or 128 + signal; -1 for a hang.
+  int Wait();
+
+  pid_t pid() const { return pid_; }
+  const std::string& output() const { return output_; }  // stdout
+  const std::string& errors() const { return errors_; }  // stderr
+
+ private:
+  bool Pump(int timeout_ms);
+
+  pid_t pid_ = -1;
+  int status_ = -1;
+  bool ended_ = false;
+  OwnFd input_;
+  OwnFd output_fd_;
+  OwnFd errors_fd_;
+  std::string output_;
+  std::string errors_;
+};
+
+struct Finished {
+  int status = -1;
+  std::string output;
+  std::string errors;
+};
+Finished RunBulkhead(std::vector<std::string> arguments, const std::string& input = "");
+
+// Processes of a VM by their titles ("bulkhead:NAME disk0"), and one of them.
+std::vector<pid_t> ProcessesOf(const std::string& vm);
+pid_t ProcessOf(const std::string& vm, const std::string& process);
+bool Alive(pid_t pid);
+// Polls until `holds` does; false after a limit that only a hang reaches.
+bool Eventually(const std::function<bool()>& holds);
+// What is left in the runtime directory of this user.
+std::vector<std::string> RuntimeFiles();
+// A VM name that no other test uses.
+std::string UniqueName();
+
+}  // namespace bulkhead::test

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// bulkhead-vcpu-runner: runs one VM's vCPUs and forwards their exits. Holds the VM, guest memory and the rings; no
+// host resource and no device model.
+#include <unistd.h>
+
+#include "ipc/child.h"
+#include "ipc/rpc.h"
+#include "ipc/sandbox.h"
+#include "vcpu-runner/policy.h"
+#include "vcpu-runner/runner.h"
+
+namespace bulkhead::runner {
+namespace {
+
+// Descriptors of all devices of a VM, and the vCPUs'.
+constexpr rlim_t kMaxDescriptors = 4096;
+
+class RunnerServer final : public control::Runner::Server {
+ public:
+  explicit RunnerServer(Runner& runner) : runner_(runner) {}
+
+  kj::Promise<void> start(StartContext) override {
+    if (auto started = runner_.Start(); !started.ok()) throw KJ_EXCEPTION(FAILED, started.error().message);
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> pause(PauseContext) override {
+    runner_.Pause();
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> resume(ResumeContext) override {
+    runner_.Resume();
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> markDeviceDead(MarkDeviceDeadContext context) override {
+    runner_.MarkDeviceDead(context.getParams().getDevice());
+    return kj::READY_NOW;
+  }
+
+ private:
+  Runner& runner_;
+};
+
+void Serve(kj::AsyncIoContext& io) {
+  RpcConnection broker(*io.lowLevelProvider, OwnFd(kControlFd), capnp::rpc::twoparty::Side::CLIENT);
+  auto host = broker.Bootstrap<control::RunnerHost>();
+  Mailbox mailbox(io.unixEventPort);
+  std::optional<Runner> runner;
+  {
+    auto response = host.grantsRequest().send().wait(io.waitScope);
+    runner.emplace(response.getGrants(), host, mailbox, io.waitScope);
+  }
+  DropPrivileges({{RLIMIT_NOFILE, kMaxDescriptors}, {RLIMIT_FSIZE, 0}, {RLIMIT_MEMLOCK, 0}});
+  InstallPolicy(RunnerPolicy());
+
+  auto ready = host.readyRequest();
+  ready.setRunner(kj::heap<RunnerServer>(*runner));
+  ready.send().wait(io.waitScope);
+  broker.OnDisconnect().exclusiveJoin(mailbox.Serve()).wait(io.waitScope);
+  // Without the broker there is no VM; the vCPU threads end with the process.
+  ::_exit(0);
+}
+
+}  // namespace
+}  // namespace bulkhead::runner
+
+int main(int argc, char** argv) { return bulkhead::RunChild(argc, argv, bulkhead::runner::Serve); }

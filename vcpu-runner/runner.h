@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// The vcpu-runner put together from its grants: VM, routes, vCPU threads. Main thread; set-up happens before
+// lock-down and reads nothing hostile, Start and what follows after it.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "ipc/control.capnp.h"
+#include "ipc/mailbox.h"
+#include "vcpu-runner/boot/boot.h"
+#include "vcpu-runner/vcpu_thread.h"
+
+namespace bulkhead::runner {
+
+class Runner {
+ public:
+  // Creates the VM and all threads. Throws FatalError.
+  Runner(control::RunnerGrants::Reader grants, control::RunnerHost::Client host, Mailbox& mailbox,
+         kj::WaitScope& wait);
+
+  // Loads the guest and lets it run. Reads the kernel file: after lock-down.
+  Result<void> Start();
+  void Pause();
+  void Resume();
+  // The broker knows this device process to be gone.
+  void MarkDeviceDead(size_t index);
+
+ private:
+  void AddDevice(size_t index, control::DeviceWiring::Reader wiring, control::RunnerGrants::Reader grants,
+                 kj::WaitScope& wait);
+  void ReportStop(const Exit& exit);
+  void ReportDeviceFailure(size_t index, const std::string& reason);
+
+  control::RunnerHost::Client host_;
+  Mailbox& mailbox_;
+  GuestMemory memory_;
+  Machine machine_;
+  BootSources sources_;
+  OwnFd kernel_;
+  OwnFd initrd_;
+  std::unique_ptr<Vm> vm_;
+  std::unique_ptr<Router> router_;
+  std::vector<std::unique_ptr<DeviceChannel>> devices_;
+  std::vector<OwnFd> lines_;
+  Gate gate_;
+  std::vector<std::unique_ptr<VcpuThread>> vcpus_;
+};
+
+}  // namespace bulkhead::runner
