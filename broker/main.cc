@@ -39,7 +39,7 @@ class BrokerServer final : public control::Broker::Server {
 
  private:
   kj::PromiseFulfillerPair<void> Begin() {
-    if (std::exchange(used_, true)) throw KJ_EXCEPTION(FAILED, "this broker is in use");
+    if (std::exchange(used_, true)) throw Failure("this broker is in use");
     return kj::newPromiseAndFulfiller<void>();
   }
 
@@ -59,9 +59,9 @@ void RunVm(kj::AsyncIoContext& io, BrokerServer::CreateVmContext context, kj::Pr
     service.emplace(io, HelpersDirectory(), std::move(settings));
     service->Start();
   } catch (const FatalError& error) {
-    done.reject(KJ_EXCEPTION(FAILED, error.what()));
+    done.reject(Failure(error.what()));
   } catch (const kj::Exception& error) {
-    done.reject(KJ_EXCEPTION(FAILED, ReasonOf(error)));
+    done.reject(Failure(ReasonOf(error)));
   }
   starting = false;
   if (!service || !service->started()) return;

@@ -56,9 +56,9 @@ void Probe(kj::AsyncIoContext& io, const std::string& helpers, control::ProbeRep
     auto reported = kj::newPromiseAndFulfiller<void>();
     Child probe(io, helpers + "/bulkhead-probe", "check", "probe",
                 kj::heap<ProbeHostServer>(kvm, out, *reported.fulfiller));
-    auto dead = probe.WhenDead().then([](std::string how) { throw KJ_EXCEPTION(FAILED, how); });
+    auto dead = probe.WhenDead().then([](std::string how) { throw Failure(how); });
     auto late = io.provider->getTimer().afterDelay(kProbeTime).then([]() -> void {
-      throw KJ_EXCEPTION(FAILED, "the test guests did not end in time");
+      throw Failure("the test guests did not end in time");
     });
     reported.promise.exclusiveJoin(kj::mv(dead)).exclusiveJoin(kj::mv(late)).wait(io.waitScope);
   } catch (const FatalError& error) {

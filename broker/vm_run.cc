@@ -39,7 +39,7 @@ class VmRun::DeviceHostServer final : public control::DeviceHost::Server {
   }
   kj::Promise<void> ready(ReadyContext context) override {
     DeviceProcess& process = run_.devices_[index_];
-    if (process.device) return KJ_EXCEPTION(FAILED, "already ready");
+    if (process.device) return Failure("already ready");
     process.device = context.getParams().getDevice();
     process.child->SetReady();
     if (--run_.not_ready_ == 0) run_.all_ready_.fulfiller->fulfill();
@@ -60,12 +60,12 @@ class VmRun::RunnerHostServer final : public control::RunnerHost::Server {
   }
   kj::Promise<void> device(DeviceContext context) override {
     const uint32_t index = context.getParams().getIndex();
-    if (index >= run_.devices_.size()) return KJ_EXCEPTION(FAILED, "no such device");
+    if (index >= run_.devices_.size()) return Failure("no such device");
     run_.devices_[index].wiring->Describe(context.getResults().initWiring());
     return kj::READY_NOW;
   }
   kj::Promise<void> ready(ReadyContext context) override {
-    if (run_.runner_) return KJ_EXCEPTION(FAILED, "already ready");
+    if (run_.runner_) return Failure("already ready");
     run_.runner_ = context.getParams().getRunner();
     run_.runner_process_->SetReady();
     if (--run_.not_ready_ == 0) run_.all_ready_.fulfiller->fulfill();
@@ -82,7 +82,7 @@ class VmRun::RunnerHostServer final : public control::RunnerHost::Server {
   }
   kj::Promise<void> deviceFailed(DeviceFailedContext context) override {
     const auto params = context.getParams();
-    if (params.getDevice() >= run_.devices_.size()) return KJ_EXCEPTION(FAILED, "no such device");
+    if (params.getDevice() >= run_.devices_.size()) return Failure("no such device");
     run_.DeviceDied(params.getDevice(), run_.devices_[params.getDevice()].plan->name + " " +
                                             params.getReason().cStr());
     return kj::READY_NOW;
@@ -151,11 +151,11 @@ void VmRun::DeviceDied(size_t index, const std::string& how) {
 }
 
 void VmRun::Start() {
-  auto failed_early = ended_.addBranch().then([](VmEnd end) { throw KJ_EXCEPTION(FAILED, end.detail); });
+  auto failed_early = ended_.addBranch().then([](VmEnd end) { throw Failure(end.detail); });
   all_ready_.promise.exclusiveJoin(kj::mv(failed_early)).wait(io_.waitScope);
   ResumeDevices().wait(io_.waitScope);
   auto start = runner_->startRequest().send().ignoreResult();
-  auto died = ended_.addBranch().then([](VmEnd end) { throw KJ_EXCEPTION(FAILED, end.detail); });
+  auto died = ended_.addBranch().then([](VmEnd end) { throw Failure(end.detail); });
   start.exclusiveJoin(kj::mv(died)).wait(io_.waitScope);
   running_ = true;
 }
@@ -197,13 +197,13 @@ void VmRun::PressPowerButton() {
 }
 
 kj::Promise<void> VmRun::Pause() {
-  if (!runner_) return KJ_EXCEPTION(FAILED, "the VM is not running");
+  if (!runner_) return Failure("the VM is not running");
   return runner_->pauseRequest().send().ignoreResult().then([this] { return QuiesceDevices(); });
 }
 
 kj::Promise<void> VmRun::Resume() {
   return ResumeDevices().then([this]() -> kj::Promise<void> {
-    if (!runner_) return KJ_EXCEPTION(FAILED, "the VM is not running");
+    if (!runner_) return Failure("the VM is not running");
     return runner_->resumeRequest().send().ignoreResult();
   });
 }

@@ -69,7 +69,7 @@ class VmService::ControlServer final : public control::VmControl::Server {
 
  private:
   VmRun& Run() {
-    if (!service_.run_) throw KJ_EXCEPTION(FAILED, "the VM is being reset");
+    if (!service_.run_) throw Failure("the VM is being reset");
     return *service_.run_;
   }
 

@@ -56,6 +56,10 @@ std::vector<OwnFd> TakeFiles(capnp::List<control::File>::Reader files, kj::WaitS
   return taken;
 }
 
+kj::Exception Failure(const std::string& line) {
+  return kj::Exception(kj::Exception::Type::FAILED, __FILE__, __LINE__, kj::str(line.c_str()));
+}
+
 std::string ReasonOf(const kj::Exception& exception) {
   constexpr std::string_view kPrefix = "remote exception: ";
   std::string reason = exception.getDescription().cStr();

@@ -63,6 +63,8 @@ void SendAndForget(Request request) {
   request.send().ignoreResult().detach([](kj::Exception&&) {});
 }
 
+// The exception by which a call fails with one line for the user.
+kj::Exception Failure(const std::string& line);
 // What the user is told of an exception that came over a connection: its text without the transport's prefix.
 std::string ReasonOf(const kj::Exception& exception);
 

@@ -20,7 +20,7 @@ class RunnerServer final : public control::Runner::Server {
   explicit RunnerServer(Runner& runner) : runner_(runner) {}
 
   kj::Promise<void> start(StartContext) override {
-    if (auto started = runner_.Start(); !started.ok()) throw KJ_EXCEPTION(FAILED, started.error().message);
+    if (auto started = runner_.Start(); !started.ok()) throw Failure(started.error().message);
     return kj::READY_NOW;
   }
   kj::Promise<void> pause(PauseContext) override {

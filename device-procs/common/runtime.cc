@@ -37,7 +37,7 @@ class DeviceServer final : public control::Device::Server {
   kj::Promise<void> restore(RestoreContext context) override {
     Result<void> restored;
     thread_.Call([&] { restored = device_.Restore(context.getParams().getState()); });
-    if (!restored.ok()) throw KJ_EXCEPTION(FAILED, restored.error().message);
+    if (!restored.ok()) throw Failure(restored.error().message);
     return kj::READY_NOW;
   }
   kj::Promise<void> pressPowerButton(PressPowerButtonContext) override {

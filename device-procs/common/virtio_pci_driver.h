@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+// The driver's side of a virtio-pci function, for tests: sets the function up by its registers, kicks and counts
+// interrupts over real eventfds. One thread: RunPending is the device thread's turn.
+#pragma once
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "device-procs/common/event_loop.h"
+#include "device-procs/common/virtio_pci.h"
+#include "device-procs/common/virtqueue_driver.h"
+#include "ipc/platform.h"
+
+namespace bulkhead::device::test {
+
+inline constexpr uint8_t kAcknowledge = 1;
+inline constexpr uint8_t kDriver = 2;
+inline constexpr uint8_t kDriverOk = 4;
+inline constexpr uint8_t kFeaturesOk = 8;
+inline constexpr uint8_t kNeedsReset = 64;
+
+inline constexpr uint64_t kVersion1 = FeatureBit(32);
+inline constexpr uint64_t kEventIndex = FeatureBit(29);
+inline constexpr uint64_t kIndirectFeature = FeatureBit(28);
+
+class FunctionDriver {
+ public:
+  static constexpr uint64_t kBar0 = 0xC000'0000;
+
+  // Vector 0 is for configuration changes, vector i + 1 for queue i.
+  FunctionDriver(std::unique_ptr<VirtioDevice> device, const GuestMemory& memory) {
+    const uint16_t queues = device->QueueCount();
+    FunctionResources resources{.slot = 1, .bar0_address = kBar0, .kicks = {}, .interrupts = {}};
+    const auto make = [](std::vector<OwnFd>& ours, std::vector<OwnFd>& theirs) {
+      ours.push_back(OrThrow(MakeEventFd()));
+      theirs.push_back(OrThrow(DuplicateFd(ours.back().get())));
+    };
+    for (uint16_t i = 0; i < queues; ++i) make(kicks_, resources.kicks);
+    for (uint16_t i = 0; i <= queues; ++i) make(interrupts_, resources.interrupts);
+    function_ = std::make_unique<VirtioPci>(std::move(device), loop_, memory, std::move(resources));
+  }
+
+  VirtioPci& function() { return *function_; }
+  EventLoop& loop() { return loop_; }
+
+  uint64_t ReadConfig(uint64_t offset, uint8_t width) { return Read(VirtioPci::kConfigSpace, offset, width); }
+  WriteEffect WriteConfig(uint64_t offset, uint8_t width, uint64_t value) {
+    return function_->Write(VirtioPci::kConfigSpace, offset, width, value & AllOnes(width));
+  }
+  uint64_t ReadBar(uint64_t offset, uint8_t width) { return Read(VirtioPci::kBar0, offset, width); }
+  WriteEffect WriteBar(uint64_t offset, uint8_t width, uint64_t value) {
+    return function_->Write(VirtioPci::kBar0, offset, width, value & AllOnes(width));
+  }
+
+  // Offset of the nth capability with this id, 0 if there is none.
+  uint8_t FindCapability(uint8_t id, unsigned nth = 0) {
+    for (auto at = static_cast<uint8_t>(ReadConfig(0x34, 1)); at != 0; at = static_cast<uint8_t>(ReadConfig(at + 1u, 1))) {
+      if (ReadConfig(at, 1) == id && nth-- == 0) return at;
+    }
+    return 0;
+  }
+
+  uint8_t Status() { return static_cast<uint8_t>(ReadBar(0x14, 1)); }
+  void SetStatus(uint8_t status) { WriteBar(0x14, 1, status); }
+  uint64_t DeviceFeatures() {
+    WriteBar(0x00, 4, 1);
+    const uint64_t high = ReadBar(0x04, 4);
+    WriteBar(0x00, 4, 0);
+    return high << 32 | ReadBar(0x04, 4);
+  }
+  // Up to FEATURES_OK; false where the device does not take the features.
+  bool Negotiate(uint64_t features) {
+    SetStatus(0);
+    SetStatus(kAcknowledge);
+    SetStatus(kAcknowledge | kDriver);
+    for (uint32_t half = 0; half < 2; ++half) {
+      WriteBar(0x08, 4, half);
+      WriteBar(0x0C, 4, features >> (32 * half));
+    }
+    SetStatus(kAcknowledge | kDriver | kFeaturesOk);
+    return (Status() & kFeaturesOk) != 0;
+  }
+  void SetUpQueue(uint16_t index, const QueueLayout& layout) {
+    WriteBar(0x16, 2, index);
+    WriteBar(0x18, 2, layout.size);
+    WriteBar(0x1A, 2, index + 1u);
+    WriteBar(0x20, 8, layout.descriptors.value);
+    // The halves by themselves, as some drivers write them.
+    WriteBar(0x28, 4, layout.available.value);
+    WriteBar(0x2C, 4, layout.available.value >> 32);
+    WriteBar(0x30, 4, layout.used.value);
+    WriteBar(0x34, 4, layout.used.value >> 32);
+    WriteBar(0x1C, 2, 1);
+  }
+  void GoLive() { SetStatus(kAcknowledge | kDriver | kFeaturesOk | kDriverOk); }
+
+  void EnableMsix() {
+    WriteConfig(FindCapability(0x11) + 2u, 2, 0x8000);
+    WriteBar(0x10, 2, 0);
+    for (uint16_t vector = 0; vector < interrupts_.size(); ++vector) Unmask(vector);
+  }
+  WriteEffect Mask(uint16_t vector) { return WriteBar(virtio_pci::kMsixTable + 16u * vector + 12, 4, 1); }
+  WriteEffect Unmask(uint16_t vector) { return WriteBar(virtio_pci::kMsixTable + 16u * vector + 12, 4, 0); }
+  // How often the vector was signalled since last asked.
+  uint64_t Interrupts(uint16_t vector) { return DrainEventFd(interrupts_[vector].get()); }
+
+  void Kick(uint16_t queue) {
+    SignalEventFd(kicks_[queue].get());
+    RunPending();
+  }
+  bool KickIsPending(uint16_t queue) { return DrainEventFd(kicks_[queue].get()) != 0; }
+  // One round of the device thread with what is ready now.
+  void RunPending() {
+    loop_.Stop();
+    loop_.Run();
+  }
+
+ private:
+  uint64_t Read(uint16_t region, uint64_t offset, uint8_t width) {
+    return function_->Read(region, offset, width) & AllOnes(width);
+  }
+
+  EventLoop loop_;
+  std::vector<OwnFd> kicks_;
+  std::vector<OwnFd> interrupts_;
+  std::unique_ptr<VirtioPci> function_;
+};
+
+}  // namespace bulkhead::device::test
