@@ -19,7 +19,6 @@ SyscallPolicy RunnerPolicy() {
   policy.AllowIoctl(KVM_SET_SREGS);        // start state of vCPU 0
   policy.AllowIoctl(KVM_GET_REGS);         // saying where an instruction could not be emulated
   policy.AllowIoctl(KVM_SET_REGS);         // start state of vCPU 0
-  policy.AllowIoctl(kSetMsrs);             // start state of vCPU 0
   policy.AllowIoctl(KVM_IOEVENTFD);        // the guest moves a BAR, and the kicks with it
   policy.AllowIoctl(kSetGsiRouting);       // the guest programs an MSI-X vector
   policy.Allow(SYS_pread64);               // kernel and initrd

@@ -70,7 +70,8 @@ void Put(std::array<std::byte, kCommonBytes>& bytes, uint64_t offset, T value) {
 }
 
 // The body of a virtio_pci_cap after id and next pointer.
-std::vector<uint8_t> StructureCapability(StructureType type, uint64_t offset, uint64_t length, uint8_t extra_bytes = 0) {
+std::vector<uint8_t> StructureCapability(StructureType type, uint64_t offset, uint64_t length,
+                                         uint8_t extra_bytes = 0) {
   std::vector<uint8_t> body{static_cast<uint8_t>(16 + extra_bytes), type, 0, 0, 0, 0};
   for (const uint64_t value : {offset, length}) {
     for (unsigned i = 0; i < 4; ++i) body.push_back(static_cast<uint8_t>(value >> (8 * i)));
@@ -346,8 +347,7 @@ void VirtioPci::WriteStatus(uint8_t status) {
   }
   status &= static_cast<uint8_t>(~kNeedsReset);
   const bool sets_features_ok = (status & kFeaturesOk) != 0 && (status_ & kFeaturesOk) == 0;
-  const bool acceptable =
-      (driver_features_ & ~OfferedFeatures()) == 0 && (driver_features_ & kFeatureVersion1) != 0;
+  const bool acceptable = (driver_features_ & ~OfferedFeatures()) == 0 && (driver_features_ & kFeatureVersion1) != 0;
   // Not accepting the features is said by leaving the bit clear (§2.2.2).
   if (sets_features_ok && !acceptable) status &= static_cast<uint8_t>(~kFeaturesOk);
   status_ = static_cast<uint8_t>(status_ | status);  // bits are only ever added (§2.1.1)
@@ -506,8 +506,7 @@ Result<void> VirtioPci::RestoreQueues(capnp::List<state::QueueState>::Reader que
 Result<void> VirtioPci::Restore(capnp::AnyPointer::Reader state) {
   Result<void> restored;
   // Cap'n Proto throws where a message is malformed, and it may be.
-  const auto malformed =
-      kj::runCatchingExceptions([&] { restored = RestoreParts(state.getAs<state::VirtioState>()); });
+  const auto malformed = kj::runCatchingExceptions([&] { restored = RestoreParts(state.getAs<state::VirtioState>()); });
   KJ_IF_MAYBE (exception, malformed) {
     restored = Error{EPROTO, std::string("saved state is malformed: ") + exception->getDescription().cStr()};
   }

@@ -46,16 +46,17 @@ class FunctionDriver {
 
   uint64_t ReadConfig(uint64_t offset, uint8_t width) { return Read(VirtioPci::kConfigSpace, offset, width); }
   WriteEffect WriteConfig(uint64_t offset, uint8_t width, uint64_t value) {
-    return function_->Write(VirtioPci::kConfigSpace, offset, width, value & AllOnes(width));
+    return Write(VirtioPci::kConfigSpace, offset, width, value);
   }
   uint64_t ReadBar(uint64_t offset, uint8_t width) { return Read(VirtioPci::kBar0, offset, width); }
   WriteEffect WriteBar(uint64_t offset, uint8_t width, uint64_t value) {
-    return function_->Write(VirtioPci::kBar0, offset, width, value & AllOnes(width));
+    return Write(VirtioPci::kBar0, offset, width, value);
   }
 
   // Offset of the nth capability with this id, 0 if there is none.
   uint8_t FindCapability(uint8_t id, unsigned nth = 0) {
-    for (auto at = static_cast<uint8_t>(ReadConfig(0x34, 1)); at != 0; at = static_cast<uint8_t>(ReadConfig(at + 1u, 1))) {
+    for (auto at = static_cast<uint8_t>(ReadConfig(0x34, 1)); at != 0;
+         at = static_cast<uint8_t>(ReadConfig(at + 1u, 1))) {
       if (ReadConfig(at, 1) == id && nth-- == 0) return at;
     }
     return 0;
@@ -69,11 +70,12 @@ class FunctionDriver {
     WriteBar(0x00, 4, 0);
     return high << 32 | ReadBar(0x04, 4);
   }
-  // Up to FEATURES_OK; false where the device does not take the features.
+  // Reset, then up to FEATURES_OK; false where the device does not take the features.
   bool Negotiate(uint64_t features) {
     SetStatus(0);
     SetStatus(kAcknowledge);
     SetStatus(kAcknowledge | kDriver);
+    WriteBar(0x10, 2, 0);
     for (uint32_t half = 0; half < 2; ++half) {
       WriteBar(0x08, 4, half);
       WriteBar(0x0C, 4, features >> (32 * half));
@@ -97,7 +99,6 @@ class FunctionDriver {
 
   void EnableMsix() {
     WriteConfig(FindCapability(0x11) + 2u, 2, 0x8000);
-    WriteBar(0x10, 2, 0);
     for (uint16_t vector = 0; vector < interrupts_.size(); ++vector) Unmask(vector);
   }
   WriteEffect Mask(uint16_t vector) { return WriteBar(virtio_pci::kMsixTable + 16u * vector + 12, 4, 1); }
@@ -119,6 +120,12 @@ class FunctionDriver {
  private:
   uint64_t Read(uint16_t region, uint64_t offset, uint8_t width) {
     return function_->Read(region, offset, width) & AllOnes(width);
+  }
+  WriteEffect Write(uint16_t region, uint64_t offset, uint8_t width, uint64_t value) {
+    const WriteEffect effect = function_->Write(region, offset, width, value & AllOnes(width));
+    // The runner's part: it installs the route, then raises what was pending.
+    if (effect.route && effect.route->deliver) SignalEventFd(interrupts_[effect.route->vector].get());
+    return effect;
   }
 
   EventLoop loop_;

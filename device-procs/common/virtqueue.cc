@@ -165,8 +165,8 @@ Result<void> Virtqueue::Push(uint16_t head, uint32_t written_bytes) {
     uint32_t length;
   };
   const uint64_t slot = next_used_ % layout_.size;
-  auto written = memory_->WriteObject(layout_.used + kRingOffset + kUsedElementBytes * slot,
-                                      UsedElement{head, written_bytes});
+  auto written =
+      memory_->WriteObject(layout_.used + kRingOffset + kUsedElementBytes * slot, UsedElement{head, written_bytes});
   if (!written.ok()) return written;
   return memory_->StoreRelease16(layout_.used + kIndexOffset, ++next_used_);
 }

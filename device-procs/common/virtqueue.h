@@ -83,8 +83,8 @@ class Virtqueue {
 
 // The total length of a chain's pieces: at most 2^15 of them, so it cannot overflow.
 uint64_t TotalBytes(std::span<const Piece> pieces);
-// Copies between a buffer and the bytes [offset, offset + buffer size) of the pieces laid end to end; EINVAL if they are
-// shorter, EFAULT if they are not RAM.
+// Copies between a buffer and the bytes [offset, offset + buffer size) of the pieces laid end to end; EINVAL if they
+// are shorter, EFAULT if they are not RAM.
 Result<void> ReadPieces(const GuestMemory& memory, std::span<const Piece> pieces, uint64_t offset,
                         std::span<std::byte> to);
 Result<void> WritePieces(const GuestMemory& memory, std::span<const Piece> pieces, uint64_t offset,

@@ -114,9 +114,7 @@ class QueueDriver {
   T Get(Gpa address) const {
     return OrThrow(memory_.ReadObject<T>(address));
   }
-  void PutText(Gpa address, std::string_view text) {
-    OrThrow(memory_.Write(address, std::as_bytes(std::span(text))));
-  }
+  void PutText(Gpa address, std::string_view text) { OrThrow(memory_.Write(address, std::as_bytes(std::span(text)))); }
   std::string GetText(Gpa address, size_t length) const {
     std::string text(length, '\0');
     OrThrow(memory_.Read(address, std::as_writable_bytes(std::span(text))));

@@ -3,8 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
-#include <numeric>
+#include <memory>
+#include <optional>
 
 #include "device-procs/common/virtqueue_driver.h"
 
@@ -86,8 +89,8 @@ TEST_F(VirtqueueTest, EmptyQueueGivesNothing) {
 
 TEST_F(VirtqueueTest, ChainIsSplitIntoReadableAndWritable) {
   Make(8);
-  const uint16_t head =
-      driver_->Add({{kData, 16, false}, {kData + 0x100, 32, false}, {kData + 0x200, 64, true}, {kData + 0x300, 1, true}});
+  const uint16_t head = driver_->Add(
+      {{kData, 16, false}, {kData + 0x100, 32, false}, {kData + 0x200, 64, true}, {kData + 0x300, 1, true}});
   ASSERT_TRUE(Popped());
   EXPECT_EQ(chain_.head, head);
   ASSERT_EQ(chain_.readable.size(), 2u);
@@ -154,9 +157,9 @@ TEST_F(VirtqueueTest, GoesOnFromASavedPosition) {
 
 TEST_F(VirtqueueTest, IndirectTableStandsForItsEntries) {
   Make(4);
-  driver_->SetDescriptor(0, driver_->MakeTable(kTable, {{kData.value, 10, test::kNext, 2},
-                                                        {0xDEAD, 1, 0, 0},
-                                                        {kData.value + 64, 20, test::kWrite, 0}}));
+  driver_->SetDescriptor(
+      0, driver_->MakeTable(
+             kTable, {{kData.value, 10, test::kNext, 2}, {0xDEAD, 1, 0, 0}, {kData.value + 64, 20, test::kWrite, 0}}));
   driver_->Offer(0);
   ASSERT_TRUE(Popped());
   ASSERT_EQ(chain_.readable.size(), 1u);
@@ -360,7 +363,8 @@ TEST_F(PiecesTest, CopiesAnyRangeAcrossPieces) {
     for (size_t size = 0; size <= 10 - offset; ++size) {
       std::vector<std::byte> got(size);
       ASSERT_TRUE(ReadPieces(memory_, pieces_, offset, got).ok());
-      ASSERT_EQ(std::memcmp(got.data(), bytes.data() + offset, size), 0) << offset << "+" << size;
+      ASSERT_TRUE(std::equal(got.begin(), got.end(), bytes.begin() + static_cast<ptrdiff_t>(offset)))
+          << offset << "+" << size;
     }
   }
 }

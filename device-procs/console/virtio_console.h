@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// virtio-console with one port (virtio 1.2 §5.3): two queues of bytes between the guest and a BytePort. Console process,
-// device thread. Queues and configuration writes are the guest's, saved state anyone's: hostile.
+// virtio-console with one port (virtio 1.2 §5.3): two queues of bytes between the guest and a BytePort. Console
+// process, device thread. Queues and configuration writes are the guest's, saved state anyone's: hostile.
 //
 // An outside that is slow holds up the guest's transmit queue, and nothing else: a buffer stays unused until all of it
 // has been taken. Input is taken from the outside only where the guest has a buffer for it.
@@ -61,7 +61,7 @@ class VirtioConsole final : public VirtioDevice {
   bool broken_ = false;  // the driver broke a queue: nothing more until it resets the device
   Chain receive_chain_;
   Chain transmit_chain_;
-  bool transmitting_ = false;    // transmit_chain_ is out
+  bool transmitting_ = false;   // transmit_chain_ is out
   uint64_t transmit_done_ = 0;  // bytes of it, or of the next chain, that the outside has
   std::vector<std::byte> emergency_;
 };

@@ -85,6 +85,7 @@ TEST_F(VirtioRngTest, StateSurvivesARoundTrip) {
   ASSERT_TRUE(queue_.TakeUsed());
   driver_.function().Pause();
   queue_.Add({{kData, 9, true}});
+  queue_.SetUsedEvent(1);
   capnp::MallocMessageBuilder message;
   auto state = message.getRoot<capnp::AnyPointer>();
   driver_.function().Save(state);

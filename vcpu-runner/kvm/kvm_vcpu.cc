@@ -50,11 +50,21 @@ void InstallInterruptSignal() {
   ::sigaction(kInterruptSignal, &action, nullptr);
 }
 
+// Firmware leaves RAM cacheable on every processor, and Linux gives up its own memory types where it finds MTRRs off. A
+// KVM that does not let the register be set runs guests all the same.
+void KvmVcpu::EnableCaches() {
+  const kvm_msr_entry memory_types{.index = kMsrMtrrDefaultType, .reserved = 0, .data = kMtrrEnabledWriteBack};
+  KvmTable<kvm_msr_entry> msrs(std::span(&memory_types, 1));
+  ::ioctl(vcpu_.get(), kSetMsrs, msrs.argument());
+}
+
 Result<std::unique_ptr<Vcpu>> KvmVcpu::Create(OwnFd vcpu, size_t run_bytes, std::vector<kvm_cpuid_entry2> cpuid) {
   if (auto result = SetCpuid(vcpu.get(), cpuid); !result.ok()) return result.error();
   void* run = ::mmap(nullptr, run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu.get(), 0);
   if (run == MAP_FAILED) return ErrnoError(errno, "map a vCPU's run area");
-  return std::unique_ptr<Vcpu>(new KvmVcpu(std::move(vcpu), static_cast<kvm_run*>(run), run_bytes));
+  std::unique_ptr<KvmVcpu> created(new KvmVcpu(std::move(vcpu), static_cast<kvm_run*>(run), run_bytes));
+  created->EnableCaches();
+  return std::unique_ptr<Vcpu>(std::move(created));
 }
 
 KvmVcpu::~KvmVcpu() { ::munmap(run_, run_bytes_); }
@@ -82,12 +92,6 @@ Result<void> KvmVcpu::SetStartState(const StartState& state) {
   regs.rsi = state.rsi;
   regs.rflags = state.rflags;
   if (::ioctl(vcpu_.get(), KVM_SET_REGS, &regs) != 0) return ErrnoError(errno, "KVM_SET_REGS");
-
-  // Firmware leaves RAM cacheable, and Linux gives up its own memory types where it finds MTRRs off. A KVM that does
-  // not let the register be set runs guests all the same.
-  const kvm_msr_entry memory_types{.index = kMsrMtrrDefaultType, .reserved = 0, .data = kMtrrEnabledWriteBack};
-  KvmTable<kvm_msr_entry> msrs(std::span(&memory_types, 1));
-  ::ioctl(vcpu_.get(), kSetMsrs, msrs.argument());
   return {};
 }
 

@@ -23,6 +23,7 @@ class KvmVcpu final : public Vcpu {
 
  private:
   KvmVcpu(OwnFd vcpu, kvm_run* run, size_t run_bytes) : vcpu_(std::move(vcpu)), run_(run), run_bytes_(run_bytes) {}
+  void EnableCaches();
   Exit DecodeExit();
   FailureExit DescribeInternalError() const;
 

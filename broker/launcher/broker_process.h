@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// The broker, started and spoken to. Launcher, main thread; throws FatalError.
+#pragma once
+
+#include <kj/async-io.h>
+#include <sys/types.h>
+
+#include <optional>
+#include <string>
+
+#include "ipc/broker.capnp.h"
+#include "ipc/rpc.h"
+
+namespace bulkhead::launcher {
+
+class BrokerProcess {
+ public:
+  explicit BrokerProcess(kj::AsyncIoContext& io);
+  ~BrokerProcess();  // hangs up, upon which the broker ends everything, and waits for its end
+
+  control::Broker::Client broker() { return connection_->Bootstrap<control::Broker>(); }
+  // What became of a broker that hung up: "the broker ended unexpectedly (killed by signal 9)".
+  std::string DescribeEnd();
+
+ private:
+  pid_t pid_ = -1;
+  bool reaped_ = false;
+  std::optional<RpcConnection> connection_;
+};
+
+// The control capability of a running VM, through its socket; FatalError lists the VMs there are if this one is not.
+class VmConnection {
+ public:
+  VmConnection(kj::AsyncIoContext& io, const std::string& name);
+  control::VmControl::Client control() { return connection_->Bootstrap<control::VmControl>(); }
+
+ private:
+  std::optional<RpcConnection> connection_;
+};
+
+}  // namespace bulkhead::launcher

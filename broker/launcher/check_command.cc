@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// `bulkhead check`: what this host can do, found by trying.
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "broker/launcher/broker_process.h"
+#include "broker/launcher/commands.h"
+
+namespace bulkhead::launcher {
+namespace {
+
+using Status = control::ProbeReport::Status;
+
+const char* Word(Status status) {
+  switch (status) {
+    case Status::OK:
+      return "ok";
+    case Status::LIMITED:
+      return "limited";
+    case Status::FAILED:
+      return "FAILED";
+  }
+  return "?";
+}
+
+void PrintTable(control::ProbeReport::Reader report) {
+  for (auto check : report.getChecks()) {
+    std::printf("%-38s %-8s %s\n", check.getName().cStr(), Word(check.getStatus()), check.getDetail().cStr());
+  }
+  std::printf("%-38s %s\n", "stock kernels", report.getStockKernels() ? "can run here" : "cannot run here");
+}
+
+void PrintJson(control::ProbeReport::Reader report) {
+  nlohmann::json out{{"stock_kernels", report.getStockKernels()}, {"checks", nlohmann::json::array()}};
+  for (auto check : report.getChecks()) {
+    out["checks"].push_back({{"name", check.getName().cStr()},
+                             {"status", Word(check.getStatus())},
+                             {"detail", check.getDetail().cStr()}});
+  }
+  std::printf("%s\n", out.dump(2).c_str());
+}
+
+// The first thing that stands in the way of a stock kernel.
+int PrintObstacle(control::ProbeReport::Reader report) {
+  if (report.getStockKernels()) return 0;
+  for (auto check : report.getChecks()) {
+    if (check.getStatus() == Status::OK) continue;
+    std::printf("%s: %s\n", check.getName().cStr(), check.getDetail().cStr());
+    break;
+  }
+  return 1;
+}
+
+}  // namespace
+
+int CheckCommand(const CheckOptions& options) {
+  auto io = kj::setupAsyncIo();
+  BrokerProcess broker(io);
+  auto response = broker.broker().probeRequest().send().wait(io.waitScope);
+  const auto report = response.getReport();
+  if (options.stock_kernels) return PrintObstacle(report);
+  if (options.json) {
+    PrintJson(report);
+  } else {
+    PrintTable(report);
+  }
+  for (auto check : report.getChecks()) {
+    if (check.getStatus() == Status::FAILED) return 1;
+  }
+  return 0;
+}
+
+}  // namespace bulkhead::launcher

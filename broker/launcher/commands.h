@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// The commands of `bulkhead`; each returns the exit status. Launcher, main thread; FatalError and kj::Exception carry the
+// line for the user.
+#pragma once
+
+#include "broker/launcher/options.h"
+
+namespace bulkhead::launcher {
+
+int RunCommand(const RunOptions& options);
+int CheckCommand(const CheckOptions& options);
+int PsCommand(const VmCommandOptions& options);
+int StopCommand(const VmCommandOptions& options);
+int KillCommand(const VmCommandOptions& options);
+int InspectCommand(const VmCommandOptions& options);
+
+}  // namespace bulkhead::launcher

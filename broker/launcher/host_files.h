@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// Opens the user's files with the user's rights, and says in one line what is wrong with one. Nothing here reads a byte of
+// an image or a kernel. Launcher, main thread; throws FatalError.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+#include "broker/launcher/options.h"
+#include "ipc/fd.h"
+
+namespace bulkhead::launcher {
+
+// A kernel or an initrd; `what` stands before the path in errors.
+OwnFd OpenSource(const std::string& what, const std::string& path);
+
+struct OpenDisk {
+  OwnFd file;  // locked: for writing, or for reading if read-only
+  bool direct_io = false;
+  bool block_device = false;
+};
+std::vector<OpenDisk> OpenDisks(const std::vector<DiskOption>& disks);
+
+// A file that console output is appended to.
+OwnFd OpenOutput(const std::string& path);
+// A listening UNIX socket at `path`, for this user only. An old socket nobody listens at is replaced.
+OwnFd ListenAt(const std::string& path);
+// The master of a new pseudo-terminal in raw mode, its slave kept open so that it lasts, and the slave's path.
+struct Pty {
+  OwnFd master;
+  OwnFd slave;
+  std::string path;
+};
+Pty OpenPty();
+
+// More than this host's memory and swap is refused.
+void CheckHostMemory(uint64_t memory_bytes);
+
+}  // namespace bulkhead::launcher

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// The command line of `bulkhead`, as checked values. Launcher, main thread.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace bulkhead::launcher {
+
+// A wrong command line: one line, exit status 2.
+class UsageError : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+struct StreamOption {
+  enum class Kind { kNone, kStdio, kPty, kUnix, kFile };
+  Kind kind = Kind::kNone;
+  std::string path;  // kUnix, kFile
+};
+
+struct DiskOption {
+  std::string path;
+  bool read_only = false;
+  bool direct = true;   // try O_DIRECT
+  std::string id;       // at most 20 bytes; empty: the device's name
+  uint16_t queues = 0;  // 0: one for each vCPU
+};
+
+struct RunOptions {
+  std::string name;
+  uint64_t memory_bytes = uint64_t{128} << 20;
+  uint32_t cpus = 1;
+  std::string kernel;
+  std::string initrd;  // empty: none
+  std::string append;
+  std::vector<DiskOption> disks;
+  StreamOption console{StreamOption::Kind::kStdio, ""};
+  std::optional<StreamOption> virtio_console;
+  StreamOption debug_console;
+  bool reboot = false;
+  bool keep_on_device_failure = false;
+  uint32_t exit_deadline_ms = 0;  // 0: the broker's default
+};
+
+struct VmCommandOptions {
+  std::string name;
+  bool json = false;
+  bool force = false;
+  uint32_t timeout_s = 30;
+};
+
+struct CheckOptions {
+  bool json = false;
+  bool stock_kernels = false;
+};
+
+struct CommandLine {
+  enum class Command { kHelp, kRun, kCheck, kPs, kStop, kKill, kInspect };
+  Command command = Command::kHelp;
+  std::string help;  // kHelp: what to print
+  RunOptions run;
+  CheckOptions check;
+  VmCommandOptions vm;
+};
+
+// Throws UsageError.
+CommandLine ParseCommandLine(std::vector<std::string> arguments);
+
+// Pieces of it, for the configuration file and tests. `what` names the option in errors.
+uint64_t ParseMemory(const std::string& text);  // "512" is MiB; K, M, G, T
+DiskOption ParseDisk(const std::string& text);
+StreamOption ParseStream(const std::string& what, const std::string& text);
+void CheckName(const std::string& name);
+// QEMU's single-dash habits as this command's own words.
+std::vector<std::string> TranslateHabits(const std::vector<std::string>& arguments);
+
+}  // namespace bulkhead::launcher

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where the VMs of one user are found: a directory of that user alone with NAME.lock, held while the VM lives, and
+// NAME.sock, the broker's control socket. Launcher, main thread; throws FatalError.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "ipc/fd.h"
+
+namespace bulkhead::launcher {
+
+class RuntimeDir {
+ public:
+  // $BULKHEAD_RUNTIME_DIR, /run/bulkhead for root, $XDG_RUNTIME_DIR/bulkhead, or /tmp/bulkhead-UID; made if missing, and
+  // refused if somebody else could write there.
+  RuntimeDir();
+
+  const std::string& path() const { return path_; }
+  std::string SocketOf(const std::string& name) const { return path_ + "/" + name + ".sock"; }
+
+  // Takes a name for a VM; its files go with the lock.
+  class NameLock {
+   public:
+    NameLock(std::string path_without_suffix, OwnFd lock) : path_(std::move(path_without_suffix)), lock_(std::move(lock)) {}
+    NameLock(NameLock&&) = default;
+    ~NameLock();
+
+   private:
+    std::string path_;
+    OwnFd lock_;
+  };
+  NameLock LockName(const std::string& name) const;
+
+  // Names of the VMs that live; what others left behind is removed.
+  std::vector<std::string> LiveNames() const;
+
+ private:
+  std::string LockOf(const std::string& name) const { return path_ + "/" + name + ".lock"; }
+
+  std::string path_;
+};
+
+}  // namespace bulkhead::launcher

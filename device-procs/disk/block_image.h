@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a disk image is to the virtio-blk device, and what one image format is to the next: an image stands for the
+// whole disk and is shared; a channel is one queue thread's way to it. A format stacks by opening channels of the image
+// below it. Offsets and sizes are in bytes, multiples of the logical block size and inside the image: the caller has
+// checked them. Image: main thread, before lock-down, then immutable. Channel: the thread that owns its ring.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "device-procs/disk/io_ring.h"
+
+namespace bulkhead::device {
+
+struct BlockGeometry {
+  uint64_t size_bytes = 0;  // a multiple of the logical block size
+  uint32_t logical_block_bytes = 512;
+  uint32_t physical_block_bytes = 4096;  // what writes are best aligned to; a multiple of the logical size
+  bool read_only = false;
+};
+
+class BlockCompletion {
+ public:
+  // `error` is 0 or an errno value. On the channel's thread, possibly inside the call that started the work.
+  virtual void Completed(int error) = 0;
+
+ protected:
+  ~BlockCompletion() = default;
+};
+
+class BlockChannel {
+ public:
+  virtual ~BlockChannel() = default;
+
+  // Each call completes `done` exactly once; until then `done` and the memory that the vectors name stay valid (the
+  // vectors themselves are copied). The memory may be the guest's and change meanwhile. A channel is destroyed with
+  // nothing outstanding.
+  virtual void Read(uint64_t offset, std::span<const iovec> to, BlockCompletion& done) = 0;
+  virtual void Write(uint64_t offset, std::span<const iovec> from, BlockCompletion& done) = 0;
+  // Makes every write that completed before the call durable.
+  virtual void Flush(BlockCompletion& done) = 0;
+  // The range's contents are no longer wanted. A hint: where the image cannot give space back, nothing happens.
+  virtual void Discard(uint64_t offset, uint64_t size_bytes, BlockCompletion& done) = 0;
+  // The range reads as zeroes; with `unmap` the image may give its space back.
+  virtual void WriteZeroes(uint64_t offset, uint64_t size_bytes, bool unmap, BlockCompletion& done) = 0;
+};
+
+class BlockImage {
+ public:
+  virtual ~BlockImage() = default;
+
+  virtual const BlockGeometry& geometry() const = 0;
+  // Adds the image's files to `ring`, which is not yet enabled. Throws FatalError. The image outlives the channel.
+  virtual std::unique_ptr<BlockChannel> OpenChannel(IoRing& ring) = 0;
+};
+
+}  // namespace bulkhead::device

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device-procs/disk/io_ring.h"
+
+#include <poll.h>
+
+#include <cstring>
+#include <string>
+
+namespace bulkhead::device {
+namespace {
+
+// All that a disk needs of io_uring.
+constexpr uint8_t kOperations[] = {IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE,
+                                   IORING_OP_POLL_ADD};
+
+// Best first; a kernel that does not know a flag says EINVAL. With the first (Linux 6.1) completions are worked off when
+// this thread asks for them, instead of interrupting it.
+constexpr unsigned kSetups[] = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_COOP_TASKRUN, 0};
+
+[[noreturn]] void ThrowUnavailable(int code) {
+  std::string line = "io_uring, which disks need, is not available: " + std::string(std::strerror(code));
+  if (code == EPERM || code == EACCES) {
+    line += "; allow it with 'sysctl -w kernel.io_uring_disabled=0', or in the container's system call filter";
+  } else if (code == ENOSYS) {
+    line += "; the kernel must be built with CONFIG_IO_URING and a container's filter must let it through";
+  } else if (code == ENOMEM) {
+    line += "; memory is short, or the locked-memory limit (ulimit -l) is too low";
+  }
+  throw FatalError(line, code);
+}
+
+void Check(int result, const char* what) {
+  if (result >= 0) return;
+  errno = -result;
+  ThrowErrno(what);
+}
+
+}  // namespace
+
+IoRing::IoRing(unsigned operations) {
+  int result = -EINVAL;
+  for (const unsigned setup : kSetups) {
+    io_uring_params params{};
+    params.flags = setup | IORING_SETUP_R_DISABLED;
+    result = ::io_uring_queue_init_params(operations, &ring_, &params);
+    if (result != -EINVAL) break;
+  }
+  if (result < 0) ThrowUnavailable(-result);
+}
+
+IoRing::~IoRing() { ::io_uring_queue_exit(&ring_); }
+
+unsigned IoRing::AddFile(int fd) {
+  files_.push_back(fd);
+  return static_cast<unsigned>(files_.size() - 1);
+}
+
+void IoRing::Enable() {
+  Check(::io_uring_register_files(&ring_, files_.data(), static_cast<unsigned>(files_.size())),
+        "register a disk's files with io_uring");
+  std::vector<io_uring_restriction> restrictions;
+  for (const uint8_t operation : kOperations) {
+    io_uring_restriction& rule = restrictions.emplace_back();
+    rule.opcode = IORING_RESTRICTION_SQE_OP;
+    rule.sqe_op = operation;
+  }
+  // Registered files only. No register operation is listed, so none is allowed any more.
+  io_uring_restriction& fixed = restrictions.emplace_back();
+  fixed.opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED;
+  fixed.sqe_flags = IOSQE_FIXED_FILE;
+  Check(::io_uring_register_restrictions(&ring_, restrictions.data(), static_cast<unsigned>(restrictions.size())),
+        "restrict io_uring");
+  Check(::io_uring_enable_rings(&ring_), "enable io_uring");
+}
+
+io_uring_sqe* IoRing::NextEntry() {
+  io_uring_sqe* entry = ::io_uring_get_sqe(&ring_);
+  while (entry == nullptr) {
+    // There is an entry for each operation that may be outstanding, so the queue is full only where the kernel has not
+    // yet taken what was handed to it.
+    ::io_uring_submit(&ring_);
+    entry = ::io_uring_get_sqe(&ring_);
+  }
+  return entry;
+}
+
+void IoRing::Prepare(io_uring_sqe* entry, Operation& operation) {
+  ::io_uring_sqe_set_flags(entry, IOSQE_FIXED_FILE);
+  ::io_uring_sqe_set_data(entry, &operation);
+}
+
+void IoRing::Readv(unsigned file, uint64_t offset, std::span<const iovec> to, Operation& operation) {
+  io_uring_sqe* entry = NextEntry();
+  ::io_uring_prep_readv(entry, static_cast<int>(file), to.data(), static_cast<unsigned>(to.size()), offset);
+  Prepare(entry, operation);
+}
+
+void IoRing::Writev(unsigned file, uint64_t offset, std::span<const iovec> from, Operation& operation) {
+  io_uring_sqe* entry = NextEntry();
+  ::io_uring_prep_writev(entry, static_cast<int>(file), from.data(), static_cast<unsigned>(from.size()), offset);
+  Prepare(entry, operation);
+}
+
+void IoRing::SyncData(unsigned file, Operation& operation) {
+  io_uring_sqe* entry = NextEntry();
+  ::io_uring_prep_fsync(entry, static_cast<int>(file), IORING_FSYNC_DATASYNC);
+  Prepare(entry, operation);
+}
+
+void IoRing::Allocate(unsigned file, int mode, uint64_t offset, uint64_t size_bytes, Operation& operation) {
+  io_uring_sqe* entry = NextEntry();
+  ::io_uring_prep_fallocate(entry, static_cast<int>(file), mode, static_cast<off_t>(offset),
+                            static_cast<off_t>(size_bytes));
+  Prepare(entry, operation);
+}
+
+void IoRing::Watch(unsigned file, Operation& operation) {
+  io_uring_sqe* entry = NextEntry();
+  ::io_uring_prep_poll_multishot(entry, static_cast<int>(file), POLLIN);
+  Prepare(entry, operation);
+}
+
+Result<void> IoRing::SubmitAndReap(bool wait) {
+  const int result =
+      wait ? ::io_uring_submit_and_wait(&ring_, 1) : ::io_uring_submit_and_get_events(&ring_);
+  // Short of memory, or of room for completions: what completed makes room, and the next call hands over the rest.
+  if (result < 0 && result != -EINTR && result != -EAGAIN && result != -EBUSY) {
+    return ErrnoError(-result, "io_uring failed");
+  }
+  unsigned head;
+  unsigned count = 0;
+  io_uring_cqe* completed;
+  io_uring_for_each_cqe(&ring_, head, completed) {
+    ++count;
+    static_cast<Operation*>(::io_uring_cqe_get_data(completed))
+        ->Completed(completed->res, (completed->flags & IORING_CQE_F_MORE) != 0);
+  }
+  ::io_uring_cq_advance(&ring_, count);
+  return {};
+}
+
+}  // namespace bulkhead::device

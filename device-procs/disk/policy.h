@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a locked-down disk process may ask of the kernel.
+#pragma once
+
+#include "ipc/sandbox.h"
+
+namespace bulkhead::device {
+
+SyscallPolicy DiskPolicy();
+
+}  // namespace bulkhead::device

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device-procs/disk/queue_server.h"
+
+#include <algorithm>
+
+#include "ipc/result.h"
+
+namespace bulkhead::device {
+
+class QueueServer::Request final : public BlockCompletion {
+ public:
+  explicit Request(QueueServer& owner) : server(owner) {}
+
+  void Completed(int error) override { server.Continue(*this, error); }
+
+  QueueServer& server;
+  Chain chain;
+  DiskRequest parsed;
+  std::vector<iovec> vectors;
+  size_t next_segment = 0;
+  bool flushed = false;
+};
+
+QueueServer::QueueServer(const GuestMemory& memory, BlockChannel& channel, const std::string& disk_id,
+                         uint16_t queue_size, Log log)
+    : memory_(memory), channel_(channel), log_(std::move(log)) {
+  // Shorter ids end with a zero byte, one of full length does not (§5.2.6).
+  std::copy_n(disk_id.begin(), std::min(disk_id.size(), disk_id_.size()), disk_id_.begin());
+  for (uint16_t i = 0; i < queue_size; ++i) requests_.push_back(std::make_unique<Request>(*this));
+}
+
+QueueServer::~QueueServer() = default;
+
+void QueueServer::Start(const QueueSession& session) {
+  session_ = session;
+  broken_ = false;
+  free_.clear();
+  // A driver that has more chains out than its queue has entries broke the protocol; it waits for its own requests.
+  const size_t limit = std::min<size_t>(requests_.size(), session.queue->layout().size);
+  for (size_t i = 0; i < limit; ++i) free_.push_back(requests_[i].get());
+}
+
+void QueueServer::End() { session_ = {}; }
+
+bool QueueServer::TakeChains() {
+  if (broken_) return false;
+  if (!session_.queue->DisableKicks().ok()) {
+    Break();
+    return false;
+  }
+  for (uint32_t taken = 0; taken < session_.queue->layout().size; ++taken) {
+    // With all slots taken a completion leads back here.
+    if (free_.empty()) return false;
+    Request& request = *free_.back();
+    const auto popped = session_.queue->PopOrEnableKicks(request.chain);
+    if (!popped.ok()) {
+      Break();
+      return false;
+    }
+    if (!*popped) return false;
+    free_.pop_back();
+    ++in_flight_;
+    Begin(request);
+    if (broken_) return false;
+  }
+  return true;
+}
+
+void QueueServer::SignalCompletions() {
+  if (!std::exchange(given_back_, false)) return;
+  const auto wanted = session_.queue->NeedsInterrupt();
+  if (!wanted.ok()) {
+    Break();
+  } else if (*wanted) {
+    session_.transport->SignalQueue(session_.index);
+  }
+}
+
+void QueueServer::Break() {
+  broken_ = true;
+  session_.transport->MarkNeedsReset();
+}
+
+void QueueServer::Begin(Request& request) {
+  request.next_segment = 0;
+  request.flushed = false;
+  const RequestStatus status = ParseRequest(memory_, request.chain, session_.rules, request.parsed);
+  if (status != RequestStatus::kOk) {
+    Finish(request, status);
+    return;
+  }
+  switch (request.parsed.type) {
+    case RequestType::kRead:
+    case RequestType::kWrite:
+      BeginTransfer(request);
+      break;
+    case RequestType::kFlush:
+      request.flushed = true;
+      channel_.Flush(request);
+      break;
+    case RequestType::kGetId: {
+      const auto written = WritePieces(memory_, request.chain.writable, 0, std::as_bytes(std::span(disk_id_)));
+      Finish(request, written.ok() ? RequestStatus::kOk : RequestStatus::kIoError);
+      break;
+    }
+    case RequestType::kDiscard:
+    case RequestType::kWriteZeroes:
+      NextSegment(request);
+      break;
+  }
+}
+
+void QueueServer::BeginTransfer(Request& request) {
+  request.vectors.clear();
+  if (!TranslateData(memory_, request.chain, request.parsed, request.vectors).ok()) {
+    Finish(request, RequestStatus::kIoError);
+  } else if (request.parsed.type == RequestType::kRead) {
+    channel_.Read(request.parsed.offset_bytes, request.vectors, request);
+  } else {
+    channel_.Write(request.parsed.offset_bytes, request.vectors, request);
+  }
+}
+
+void QueueServer::NextSegment(Request& request) {
+  const RequestSegment segment = request.parsed.segments[request.next_segment++];
+  if (request.parsed.type == RequestType::kDiscard) {
+    channel_.Discard(segment.offset_bytes, segment.size_bytes, request);
+  } else {
+    channel_.WriteZeroes(segment.offset_bytes, segment.size_bytes, segment.unmap, request);
+  }
+}
+
+void QueueServer::Continue(Request& request, int error) {
+  if (error != 0) {
+    LogFailure(request, error);
+    Finish(request, RequestStatus::kIoError);
+    return;
+  }
+  if (request.next_segment < request.parsed.segments.size()) {
+    NextSegment(request);
+    return;
+  }
+  const bool writes =
+      request.parsed.type == RequestType::kWrite || request.parsed.type == RequestType::kWriteZeroes;
+  if (writes && !request.flushed && session_.write_through->load(std::memory_order_relaxed)) {
+    request.flushed = true;
+    channel_.Flush(request);
+    return;
+  }
+  Finish(request, RequestStatus::kOk);
+}
+
+void QueueServer::Finish(Request& request, RequestStatus status) {
+  const uint32_t written = WriteStatus(memory_, request.chain, status);
+  if (!session_.queue->Push(request.chain.head, written).ok() && !broken_) Break();
+  given_back_ = true;
+  --in_flight_;
+  free_.push_back(&request);
+}
+
+void QueueServer::LogFailure(const Request& request, int error) {
+  const auto what = [&]() -> std::string {
+    switch (request.parsed.type) {
+      case RequestType::kRead:
+        return "read of " + std::to_string(request.parsed.data_bytes) + " bytes at byte " +
+               std::to_string(request.parsed.offset_bytes);
+      case RequestType::kWrite:
+        return "write of " + std::to_string(request.parsed.data_bytes) + " bytes at byte " +
+               std::to_string(request.parsed.offset_bytes);
+      case RequestType::kDiscard:
+        return "discard";
+      case RequestType::kWriteZeroes:
+        return "write of zeroes";
+      default:
+        return "flush";
+    }
+  };
+  log_(ErrnoError(error, "disk image: " + what() + " failed").message);
+}
+
+}  // namespace bulkhead::device

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// Serves one virtqueue from one channel: takes chains, carries out what they ask, gives each back exactly once. Knows
+// no thread; its queue's worker drives it. Chains are the guest's: hostile.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "device-procs/common/virtio_device.h"
+#include "device-procs/disk/block_image.h"
+#include "device-procs/disk/request.h"
+
+namespace bulkhead::device {
+
+// One period between activation and deactivation, or resume and pause.
+struct QueueSession {
+  Virtqueue* queue = nullptr;
+  VirtioTransport* transport = nullptr;
+  uint16_t index = 0;
+  RequestRules rules;
+  // Whether the driver wants writes to be durable when they complete (§5.2.6.2); it may change its mind at any time.
+  const std::atomic<bool>* write_through = nullptr;
+};
+
+class QueueServer {
+ public:
+  using Log = std::function<void(const std::string&)>;
+
+  // `queue_size` bounds what is in flight. Memory and channel outlive it.
+  QueueServer(const GuestMemory& memory, BlockChannel& channel, const std::string& disk_id, uint16_t queue_size,
+              Log log);
+  ~QueueServer();
+
+  void Start(const QueueSession& session);
+  // Takes chains until there are none, as many are in flight as may be, or it is time to look at other things: then
+  // true, and the caller comes back soon.
+  bool TakeChains();
+  // One interrupt decision for all that was given back since the last.
+  void SignalCompletions();
+  // Forgets the session; nothing is in flight.
+  void End();
+
+  uint16_t in_flight() const { return in_flight_; }
+
+ private:
+  class Request;
+
+  void Begin(Request& request);
+  void BeginTransfer(Request& request);
+  void NextSegment(Request& request);
+  void Continue(Request& request, int error);
+  void Finish(Request& request, RequestStatus status);
+  void LogFailure(const Request& request, int error);
+  void Break();
+
+  const GuestMemory& memory_;
+  BlockChannel& channel_;
+  std::array<char, kDiskIdBytes> disk_id_{};
+  Log log_;
+  QueueSession session_;
+  bool broken_ = false;  // the driver broke the queue: nothing more is taken from it
+  bool given_back_ = false;
+  uint16_t in_flight_ = 0;
+  std::vector<std::unique_ptr<Request>> requests_;
+  std::vector<Request*> free_;
+};
+
+}  // namespace bulkhead::device

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// One queue's way to a raw image: vectors go to the kernel as they are, guest memory included; only where O_DIRECT
+// cannot take them do they go through an aligned bounce buffer. What the kernel did only partly is asked for again.
+// Queue thread.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "device-procs/disk/block_image.h"
+
+namespace bulkhead::device {
+
+struct BufferAlignment;
+
+class RawChannel final : public BlockChannel {
+ public:
+  static constexpr size_t kBounceAlignment = 4096;
+  static constexpr size_t kZeroBytes = 64 * 1024;
+
+  // `file` is the image in `ring`; `zeroes` kZeroBytes of them. Both outlive the channel.
+  RawChannel(IoRing& ring, unsigned file, const BufferAlignment& alignment, void* zeroes);
+  ~RawChannel() override;
+
+  void Read(uint64_t offset, std::span<const iovec> to, BlockCompletion& done) override;
+  void Write(uint64_t offset, std::span<const iovec> from, BlockCompletion& done) override;
+  void Flush(BlockCompletion& done) override;
+  void Discard(uint64_t offset, uint64_t size_bytes, BlockCompletion& done) override;
+  void WriteZeroes(uint64_t offset, uint64_t size_bytes, bool unmap, BlockCompletion& done) override;
+
+ private:
+  class Operation;
+  enum class Kind { kRead, kWrite, kFlush, kDiscard, kPunchZeroes, kZeroRange, kWriteZeroes };
+
+  Operation& Take(Kind kind, uint64_t offset, uint64_t size_bytes, BlockCompletion& done);
+  void StartTransfer(Kind kind, uint64_t offset, std::span<const iovec> vectors, BlockCompletion& done);
+  void Issue(Operation& operation);
+  void IssueTransfer(Operation& operation);
+  void IssueZeroes(Operation& operation);
+  void Completed(Operation& operation, int32_t result);
+  void TransferCompleted(Operation& operation, uint64_t bytes);
+  void NotSupported(Operation& operation);
+  void Finish(Operation& operation, int error);
+  bool NeedsBounce(std::span<const iovec> vectors) const;
+  bool TakeBounce(Operation& operation);
+  void ReleaseBounce(Operation& operation);
+
+  IoRing& ring_;
+  const unsigned file_;
+  const uint32_t address_mask_;
+  const uint32_t length_mask_;
+  std::vector<iovec> zero_vectors_;
+  // What the file turned out not to be able to do, by its answers.
+  bool can_punch_ = true;
+  bool can_zero_range_ = true;
+
+  std::vector<std::unique_ptr<Operation>> operations_;
+  std::vector<Operation*> free_operations_;
+  std::byte* bounce_memory_ = nullptr;
+  std::vector<std::byte*> free_bounces_;
+  std::deque<Operation*> bounce_waiters_;
+};
+
+}  // namespace bulkhead::device

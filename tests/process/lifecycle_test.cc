@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+// How VMs end, and that nothing is left of them however they do.
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include "tests/process/harness.h"
+
+namespace bulkhead::test {
+namespace {
+
+class RunningVm {
+ public:
+  explicit RunningVm(std::vector<std::string> more = {}, const std::string& payload = "idle") : name_(UniqueName()) {
+    std::vector<std::string> arguments{"run",       "--name", name_,             "--kernel", Payload(payload),
+                                       "--console", "none",   "--debug-console", "stdio"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    command_ = std::make_unique<Command>(arguments);
+    const std::string sign = payload == "idle" ? "idle" : "ready";
+    started_ = command_->WaitForOutput(sign);
+  }
+  bool started() const { return started_; }
+  Command& command() { return *command_; }
+  const std::string& name() const { return name_; }
+  pid_t broker() const {
+    const std::string pids = RunBulkhead({"inspect", name_, "--json"}).output;
+    const size_t at = pids.find("\"broker_pid\"");
+    return at == std::string::npos ? -1 : std::stoi(pids.substr(pids.find(':', at) + 1));
+  }
+
+ private:
+  std::string name_;
+  std::unique_ptr<Command> command_;
+  bool started_ = false;
+};
+
+// No process with the VM's name, and no file in the runtime directory.
+void ExpectNothingLeft(const std::string& name) {
+  EXPECT_TRUE(Eventually([&] { return ProcessesOf(name).empty(); }));
+  for (const std::string& file : RuntimeFiles()) EXPECT_EQ(file.find(name + "."), std::string::npos) << file;
+}
+
+TEST(Lifecycle, ProcessesCarryTheNamesOfVmAndDevice) {
+  const TempDir dir;
+  RunningVm vm({"--disk", dir.MakeImage("a.img", 1 << 20), "--disk", dir.MakeImage("b.img", 1 << 20)});
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  for (const char* process : {"vcpu-runner", "chipset", "console", "disk0", "disk1", "rng"}) {
+    EXPECT_GT(ProcessOf(vm.name(), process), 0) << process;
+  }
+  const pid_t runner = ProcessOf(vm.name(), "vcpu-runner");
+  EXPECT_FALSE(ReadFile("/proc/" + std::to_string(runner) + "/task/" + std::to_string(runner) + "/comm").empty());
+}
+
+TEST(Lifecycle, PsListsTheVmAndKillEndsIt) {
+  RunningVm vm;
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  EXPECT_NE(RunBulkhead({"ps"}).output.find(vm.name()), std::string::npos);
+  EXPECT_NE(RunBulkhead({"inspect", vm.name()}).output.find("vcpu-runner"), std::string::npos);
+  EXPECT_EQ(RunBulkhead({"kill", vm.name()}).status, 0);
+  EXPECT_EQ(vm.command().Wait(), 0) << vm.command().errors();
+  ExpectNothingLeft(vm.name());
+  EXPECT_EQ(RunBulkhead({"ps"}).output.find(vm.name()), std::string::npos);
+}
+
+TEST(Lifecycle, StopPressesThePowerButton) {
+  RunningVm vm({}, "button");
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  EXPECT_EQ(RunBulkhead({"stop", vm.name()}).status, 0);
+  EXPECT_EQ(vm.command().Wait(), 0) << vm.command().errors();
+  ExpectNothingLeft(vm.name());
+}
+
+TEST(Lifecycle, SigtermPressesThePowerButton) {
+  for (const int number : {SIGTERM, SIGINT}) {
+    RunningVm vm({}, "button");
+    ASSERT_TRUE(vm.started()) << vm.command().errors();
+    vm.command().Signal(number);
+    EXPECT_EQ(vm.command().Wait(), 0) << vm.command().errors();
+    ExpectNothingLeft(vm.name());
+  }
+}
+
+TEST(Lifecycle, SecondSignalEndsAGuestThatDoesNotListen) {
+  RunningVm vm;
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  vm.command().Signal(SIGTERM);
+  ASSERT_TRUE(Eventually([&] { return RunBulkhead({"ps"}).output.find("stopping") != std::string::npos; }));
+  vm.command().Signal(SIGTERM);
+  EXPECT_GE(vm.command().Wait(), 0);
+  ExpectNothingLeft(vm.name());
+}
+
+TEST(Lifecycle, DeathOfADeviceEndsTheVmAndNamesIt) {
+  RunningVm vm;
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  ASSERT_EQ(::kill(ProcessOf(vm.name(), "rng"), SIGKILL), 0);
+  EXPECT_EQ(vm.command().Wait(), 1);
+  EXPECT_NE(vm.command().errors().find("rng"), std::string::npos) << vm.command().errors();
+  ExpectNothingLeft(vm.name());
+}
+
+TEST(Lifecycle, DeathOfTheRunnerEndsTheVm) {
+  RunningVm vm;
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  ASSERT_EQ(::kill(ProcessOf(vm.name(), "vcpu-runner"), SIGSEGV), 0);
+  EXPECT_EQ(vm.command().Wait(), 1);
+  EXPECT_NE(vm.command().errors().find("vcpu-runner"), std::string::npos) << vm.command().errors();
+  ExpectNothingLeft(vm.name());
+}
+
+TEST(Lifecycle, DeathOfTheLauncherEndsEverything) {
+  RunningVm vm;
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  const pid_t broker = vm.broker();
+  ASSERT_GT(broker, 0);
+  vm.command().Signal(SIGKILL);
+  EXPECT_EQ(vm.command().Wait(), 128 + SIGKILL);
+  EXPECT_TRUE(Eventually([&] { return !Alive(broker); }));
+  EXPECT_TRUE(Eventually([&] { return ProcessesOf(vm.name()).empty(); }));
+  // The lock file of a launcher that was killed is stale; the next command removes it.
+  RunBulkhead({"ps"});
+  ExpectNothingLeft(vm.name());
+}
+
+TEST(Lifecycle, DeathOfTheBrokerEndsEverything) {
+  RunningVm vm;
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  const pid_t broker = vm.broker();
+  ASSERT_GT(broker, 0);
+  ASSERT_EQ(::kill(broker, SIGKILL), 0);
+  EXPECT_EQ(vm.command().Wait(), 1);
+  EXPECT_NE(vm.command().errors().find("broker"), std::string::npos) << vm.command().errors();
+  ExpectNothingLeft(vm.name());
+}
+
+TEST(Lifecycle, NameInUseIsRefused) {
+  RunningVm vm;
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  const Finished second = RunBulkhead({"run", "--name", vm.name(), "--kernel", Payload("hello"), "--console", "none"});
+  EXPECT_EQ(second.status, 1);
+  EXPECT_NE(second.errors.find(vm.name()), std::string::npos) << second.errors;
+  EXPECT_FALSE(ProcessesOf(vm.name()).empty());
+}
+
+TEST(Lifecycle, ImageInUseIsRefused) {
+  const TempDir dir;
+  const std::string image = dir.MakeImage("disk.img", 1 << 20);
+  RunningVm vm({"--disk", image});
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  const Finished second = RunBulkhead(
+      {"run", "--name", UniqueName(), "--kernel", Payload("hello"), "--console", "none", "--disk", image});
+  EXPECT_EQ(second.status, 1);
+  EXPECT_NE(second.errors.find(image), std::string::npos) << second.errors;
+  EXPECT_NE(second.errors.find("use"), std::string::npos) << second.errors;
+}
+
+// A sandboxed child, as the kernel sees it.
+TEST(Sandbox, ChildrenHaveNoCapabilitiesNoNewPrivilegesAndAFilter) {
+  const TempDir dir;
+  RunningVm vm({"--disk", dir.MakeImage("disk.img", 1 << 20)});
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  const auto children = ProcessesOf(vm.name());
+  ASSERT_GE(children.size(), 5u);
+  for (const pid_t pid : children) {
+    const std::string status = ReadFile("/proc/" + std::to_string(pid) + "/status");
+    EXPECT_NE(status.find("NoNewPrivs:\t1"), std::string::npos) << pid;
+    EXPECT_NE(status.find("Seccomp:\t2"), std::string::npos) << pid;
+    for (const char* set : {"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"}) {
+      EXPECT_NE(status.find(std::string(set) + ":\t0000000000000000"), std::string::npos) << pid << " " << set;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace bulkhead::test

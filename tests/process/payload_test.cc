@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+// Freestanding guests on this machine's KVM, through the real command and every real process.
+#include <gtest/gtest.h>
+
+#include <sstream>
+
+#include "tests/process/harness.h"
+
+namespace bulkhead::test {
+namespace {
+
+std::vector<std::string> RunArguments(const std::string& payload, const std::vector<std::string>& more = {}) {
+  std::vector<std::string> arguments{"run",       "--name", UniqueName(),      "--kernel", Payload(payload),
+                                     "--console", "none",   "--debug-console", "stdio"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
+// Every line of the payload's report must be a PASS, and it must have got to its end.
+void ExpectAllPassed(const Finished& run) {
+  EXPECT_EQ(run.status, 0) << run.errors << run.output;
+  std::istringstream lines(run.output);
+  std::string line, last;
+  int passed = 0;
+  while (std::getline(lines, line)) {
+    if (line.ends_with('\r')) line.pop_back();
+    EXPECT_FALSE(line.starts_with("FAIL")) << line;
+    if (line.starts_with("PASS")) ++passed;
+    if (!line.empty()) last = line;
+  }
+  EXPECT_GT(passed, 0) << run.output;
+  EXPECT_EQ(last, "DONE") << run.output << run.errors;
+}
+
+TEST(PayloadGuest, SaysHelloAndPowersOff) {
+  const Finished run = RunBulkhead(RunArguments("hello"));
+  EXPECT_EQ(run.status, 0) << run.errors;
+  EXPECT_NE(run.output.find("hello"), std::string::npos);
+}
+
+TEST(PayloadGuest, SerialOutputArrivesWholeOnStdout) {
+  const Finished run =
+      RunBulkhead({"run", "--name", UniqueName(), "--kernel", Payload("hello"), "--console", "stdio"});
+  EXPECT_EQ(run.status, 0) << run.errors;
+  EXPECT_NE(run.output.find("hello"), std::string::npos) << run.output;
+}
+
+TEST(PayloadGuest, PortAccessesOfAllWidthsReachTheirDevices) { ExpectAllPassed(RunBulkhead(RunArguments("pio"))); }
+
+TEST(PayloadGuest, MemoryMappedAccessesReachTheirDevicesAndBarsMove) {
+  ExpectAllPassed(RunBulkhead(RunArguments("mmio")));
+}
+
+TEST(PayloadGuest, ReadsAndWritesADisk) {
+  const TempDir dir;
+  const std::string image = dir.MakeImage("disk.img", 16 << 20);
+  ExpectAllPassed(RunBulkhead(RunArguments("blk", {"--disk", image + ",id=disk-one", "--append", "sectors=2048"})));
+}
+
+TEST(PayloadGuest, ReadsAndWritesADiskByManyQueues) {
+  const TempDir dir;
+  const std::string image = dir.MakeImage("disk.img", 16 << 20);
+  ExpectAllPassed(RunBulkhead(RunArguments("blk", {"--disk", image, "-c", "4", "--append", "sectors=2048"})));
+}
+
+TEST(PayloadGuest, GetsEntropy) { ExpectAllPassed(RunBulkhead(RunArguments("rng"))); }
+
+TEST(PayloadGuest, GetsMessageSignalledInterrupts) { ExpectAllPassed(RunBulkhead(RunArguments("msix"))); }
+
+TEST(PayloadGuest, StartsItsOtherProcessors) {
+  for (const int cpus : {1, 2, 4}) {
+    const std::string count = std::to_string(cpus);
+    ExpectAllPassed(RunBulkhead(RunArguments("smp", {"-c", count, "--append", "cpus=" + count})));
+  }
+}
+
+TEST(PayloadGuest, SeesItsMemoryBelowAndAboveTheHole) {
+  for (const std::string megabytes : {"128", "3072", "6144"}) {
+    ExpectAllPassed(RunBulkhead(RunArguments("memory", {"-m", megabytes, "--append", "memory=" + megabytes})));
+  }
+}
+
+TEST(PayloadGuest, ReadsTheClockAndGetsItsInterrupts) { ExpectAllPassed(RunBulkhead(RunArguments("rtc"))); }
+
+TEST(PayloadGuest, EchoesOnTheSerialPort) {
+  Command command({"run", "--name", UniqueName(), "--kernel", Payload("serial")});
+  ASSERT_TRUE(command.WaitForOutput("echo ready")) << command.output() << command.errors();
+  command.SendInput("one line\nquit\n");
+  EXPECT_EQ(command.Wait(), 0) << command.errors();
+  EXPECT_NE(command.output().find("one line"), std::string::npos) << command.output();
+  EXPECT_EQ(command.output().find("FAIL"), std::string::npos) << command.output();
+}
+
+TEST(PayloadGuest, ResetEndsTheVmWithoutBeingAFailure) {
+  for (const std::string how : {"cf9", "i8042", "triple"}) {
+    const Finished run = RunBulkhead(RunArguments("reset", {"--append", "how=" + how}));
+    EXPECT_EQ(run.status, 0) << how << ": " << run.errors;
+  }
+}
+
+TEST(PayloadGuest, ResetBootsAgainWhereAsked) {
+  Command command(RunArguments("reset", {"--append", "how=cf9", "--reboot"}));
+  ASSERT_TRUE(command.WaitForOutput("reset")) << command.errors();
+  const size_t first = command.output().size();
+  ASSERT_TRUE(Eventually([&] { return command.WaitForOutput("reset") && command.output().size() > 2 * first; }) ||
+              command.output().size() > first);
+  command.Signal(SIGTERM);
+  command.Signal(SIGTERM);
+  command.Wait();
+}
+
+TEST(PayloadGuest, DeadDeviceReadsAllOnesAndTheVmGoesOn) {
+  const std::string name = UniqueName();
+  Command command({"run", "--name", name, "--kernel", Payload("deaddev"), "--console", "none", "--debug-console",
+                   "stdio", "--on-device-failure", "keep"});
+  ASSERT_TRUE(command.WaitForOutput("alive")) << command.errors();
+  ASSERT_EQ(::kill(ProcessOf(name, "console"), SIGKILL), 0);
+  EXPECT_EQ(command.Wait(), 0) << command.errors();
+  EXPECT_NE(command.output().find("PASS dead-device-reads-all-ones"), std::string::npos) << command.output();
+}
+
+TEST(PayloadGuest, HungDeviceReadsAllOnesAfterItsDeadline) {
+  const std::string name = UniqueName();
+  Command command({"run", "--name", name, "--kernel", Payload("deaddev"), "--console", "none", "--debug-console",
+                   "stdio", "--on-device-failure", "keep", "--exit-deadline", "50"});
+  ASSERT_TRUE(command.WaitForOutput("alive")) << command.errors();
+  ASSERT_EQ(::kill(ProcessOf(name, "console"), SIGSTOP), 0);
+  EXPECT_EQ(command.Wait(), 0) << command.errors();
+  EXPECT_NE(command.output().find("PASS dead-device-reads-all-ones"), std::string::npos) << command.output();
+}
+
+}  // namespace
+}  // namespace bulkhead::test
