@@ -17,7 +17,7 @@ namespace bulkhead::broker {
 struct PlannedRegion {
   enum class Kind { kPort, kConfig, kBar0 };
   Kind kind;
-  uint16_t number;      // first port, or index of the function
+  uint16_t number;  // first port, or index of the function
   uint64_t size_bytes;
 };
 

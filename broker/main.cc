@@ -57,14 +57,14 @@ void RunVm(kj::AsyncIoContext& io, BrokerServer::CreateVmContext context, kj::Pr
     VmSettings settings = TakeSettings(context.getParams().getConfig(), io.waitScope);
     context.releaseParams();
     service.emplace(io, HelpersDirectory(), std::move(settings));
-    service->Start();
+    service->Prepare();
   } catch (const FatalError& error) {
     done.reject(Failure(error.what()));
   } catch (const kj::Exception& error) {
     done.reject(Failure(ReasonOf(error)));
   }
   starting = false;
-  if (!service || !service->started()) return;
+  if (!service || !service->prepared()) return;
   context.getResults().setVm(service->MakeControl());
   done.fulfill();
   auto gone = launcher.OnDisconnect().then([&] { service->Kill(); }).eagerlyEvaluate(nullptr);
@@ -85,8 +85,10 @@ void Serve(kj::AsyncIoContext& io) {
                   })
                   .eagerlyEvaluate(nullptr);
   auto request = wanted.promise.wait(io.waitScope);
-  KJ_IF_MAYBE(context, request.create_vm) { RunVm(io, *context, *request.done, launcher, starting); }
-  KJ_IF_MAYBE(context, request.probe) {
+  KJ_IF_MAYBE (context, request.create_vm) {
+    RunVm(io, *context, *request.done, launcher, starting);
+  }
+  KJ_IF_MAYBE (context, request.probe) {
     Probe(io, HelpersDirectory(), context->getResults().initReport());
     request.done->fulfill();
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs the probe process: what this host's KVM can do, found out by trying, in a sandbox like the runner's. Broker, main
-// thread.
+// Runs the probe process: what this host's KVM can do, found out by trying, in a sandbox like the runner's. Broker,
+// main thread.
 #pragma once
 
 #include <kj/async-io.h>

@@ -40,15 +40,15 @@ std::pair<OwnFd, OwnFd> MakePipe() {
   if (::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) ::_exit(122);
   if (::sethostname("bulkhead", 8) != 0) ::_exit(123);
 
-  // To places none of the sources can be at, then to the numbers the child knows.
-  constexpr int kAside = 64;
-  const std::array<int, 5> sources{null_fd, null_fd, log_fd, control_fd, exec_fd};
-  for (size_t i = 0; i < sources.size(); ++i) {
-    if (::dup3(sources[i], kAside + static_cast<int>(i), O_CLOEXEC) < 0) ::_exit(124);
+  // First to numbers above all those that are given away, then to the numbers the child knows.
+  std::array<int, 5> sources{null_fd, null_fd, log_fd, control_fd, exec_fd};
+  for (int& source : sources) {
+    source = ::fcntl(source, F_DUPFD_CLOEXEC, static_cast<int>(sources.size()));
+    if (source < 0) ::_exit(124);
   }
   for (size_t i = 0; i < sources.size(); ++i) {
     const int target = static_cast<int>(i);
-    if (::dup3(kAside + target, target, target == kExecFd ? O_CLOEXEC : 0) < 0) ::_exit(125);
+    if (::dup3(sources[i], target, target == kExecFd ? O_CLOEXEC : 0) < 0) ::_exit(125);
   }
   ::syscall(SYS_close_range, kExecFd + 1, ~0U, 0);
   ::signal(SIGPIPE, SIG_DFL);
@@ -86,14 +86,15 @@ void WriteIdMaps(pid_t pid) {
 [[noreturn]] void ThrowCloneError(int code) {
   if (code == EPERM) {
     throw FatalError(
-        "create a sandbox: this host forbids user namespaces; allow them with `sysctl kernel.unprivileged_userns_clone=1`"
+        "create a sandbox: this host forbids user namespaces; allow them with `sysctl "
+        "kernel.unprivileged_userns_clone=1`"
         " (Debian) or `sysctl kernel.apparmor_restrict_unprivileged_userns=0` (Ubuntu), or start Bulkhead outside of"
         " the chroot or container that forbids them",
         code);
   }
   if (code == ENOSPC || code == EUSERS) {
-    throw FatalError("create a sandbox: no user namespace is left; raise them with `sysctl user.max_user_namespaces=15000`",
-                     code);
+    throw FatalError(
+        "create a sandbox: no user namespace is left; raise them with `sysctl user.max_user_namespaces=15000`", code);
   }
   throw FatalError(ErrnoError(code, "start a child process (clone3)"));
 }

@@ -22,8 +22,8 @@ struct ChildProcess {
   OwnFd log;      // read end of its stderr
 };
 
-// `executable` is the file of the child's kind; `title` becomes argv[0]. Throws FatalError, naming what the host forbids
-// (user namespaces) and how to allow it.
+// `executable` is the file of the child's kind; `title` becomes argv[0]. Throws FatalError, naming what the host
+// forbids (user namespaces) and how to allow it.
 ChildProcess SpawnChild(const std::string& executable, const std::string& title);
 
 }  // namespace bulkhead::broker

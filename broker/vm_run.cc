@@ -6,6 +6,9 @@
 #include "ipc/platform.h"
 
 namespace bulkhead::broker {
+
+using ExitKind = control::ExitReport::Kind;
+
 namespace {
 
 // How long an exit's two sides may spin for each other before they sleep.
@@ -18,11 +21,11 @@ class VmRun::MachineControlServer final : public control::MachineControl::Server
  public:
   explicit MachineControlServer(VmRun& run) : run_(run) {}
   kj::Promise<void> powerOff(PowerOffContext) override {
-    run_.End({control::ExitReport::Kind::POWER_OFF, ""});
+    run_.End({ExitKind::POWER_OFF, ""});
     return kj::READY_NOW;
   }
   kj::Promise<void> reset(ResetContext) override {
-    run_.End({control::ExitReport::Kind::RESET, ""});
+    run_.End({ExitKind::RESET, ""});
     return kj::READY_NOW;
   }
 
@@ -74,17 +77,16 @@ class VmRun::RunnerHostServer final : public control::RunnerHost::Server {
   kj::Promise<void> stopped(StoppedContext context) override {
     const auto reason = context.getParams().getReason();
     if (reason.isReset()) {
-      run_.End({control::ExitReport::Kind::RESET, "the guest shut its processor down (triple fault)"});
+      run_.End({ExitKind::RESET, "the guest shut its processor down (triple fault)"});
     } else {
-      run_.End({control::ExitReport::Kind::FAILURE, reason.getFailure().cStr()});
+      run_.End({ExitKind::FAILURE, reason.getFailure().cStr()});
     }
     return kj::READY_NOW;
   }
   kj::Promise<void> deviceFailed(DeviceFailedContext context) override {
     const auto params = context.getParams();
     if (params.getDevice() >= run_.devices_.size()) return Failure("no such device");
-    run_.DeviceDied(params.getDevice(), run_.devices_[params.getDevice()].plan->name + " " +
-                                            params.getReason().cStr());
+    run_.DeviceDied(params.getDevice(), run_.devices_[params.getDevice()].plan->name + " " + params.getReason().cStr());
     return kj::READY_NOW;
   }
 
@@ -122,7 +124,7 @@ VmRun::~VmRun() { tasks_.reset(); }
 void VmRun::Supervise() {
   tasks_->add(runner_process_->WhenDead().then([this](std::string how) {
     runner_.reset();
-    End({control::ExitReport::Kind::FAILURE, how});
+    End({ExitKind::FAILURE, how});
   }));
   for (size_t i = 0; i < devices_.size(); ++i) {
     tasks_->add(devices_[i].child->WhenDead().then([this, i](std::string how) { DeviceDied(i, how); }));
@@ -139,7 +141,7 @@ void VmRun::DeviceDied(size_t index, const std::string& how) {
   process.dead = true;
   process.device.reset();
   if (!running_ || !settings_.keep_on_device_failure) {
-    End({control::ExitReport::Kind::DEVICE_FAILURE, how});
+    End({ExitKind::DEVICE_FAILURE, how});
     return;
   }
   std::fprintf(stderr, "bulkhead:%s broker: device given up: %s\n", settings_.name.c_str(), how.c_str());
@@ -150,14 +152,10 @@ void VmRun::DeviceDied(size_t index, const std::string& how) {
   tasks_->add(request.send().ignoreResult());
 }
 
-void VmRun::Start() {
-  auto failed_early = ended_.addBranch().then([](VmEnd end) { throw Failure(end.detail); });
-  all_ready_.promise.exclusiveJoin(kj::mv(failed_early)).wait(io_.waitScope);
-  ResumeDevices().wait(io_.waitScope);
-  auto start = runner_->startRequest().send().ignoreResult();
-  auto died = ended_.addBranch().then([](VmEnd end) { throw Failure(end.detail); });
-  start.exclusiveJoin(kj::mv(died)).wait(io_.waitScope);
-  running_ = true;
+void VmRun::Prepare() {
+  auto failed = ended_.addBranch().then([](VmEnd end) { throw Failure(end.detail); }).fork();
+  all_ready_.promise.exclusiveJoin(failed.addBranch()).wait(io_.waitScope);
+  runner_->loadRequest().send().ignoreResult().exclusiveJoin(failed.addBranch()).wait(io_.waitScope);
 }
 
 kj::Promise<void> VmRun::ResumeDevices() {
@@ -181,7 +179,7 @@ kj::Promise<void> VmRun::QuiesceDevices() {
 void VmRun::Finish(const VmEnd& end) {
   running_ = false;
   runner_process_->Kill();
-  if (end.kind != control::ExitReport::Kind::KILLED) {
+  if (end.kind != ExitKind::KILLED) {
     auto time_is_up = io_.provider->getTimer().afterDelay(kQuiesceTime);
     QuiesceDevices().exclusiveJoin(kj::mv(time_is_up)).wait(io_.waitScope);
   }
@@ -196,12 +194,15 @@ void VmRun::PressPowerButton() {
   }
 }
 
+void VmRun::Go() { tasks_->add(Resume()); }
+
 kj::Promise<void> VmRun::Pause() {
   if (!runner_) return Failure("the VM is not running");
   return runner_->pauseRequest().send().ignoreResult().then([this] { return QuiesceDevices(); });
 }
 
 kj::Promise<void> VmRun::Resume() {
+  running_ = true;
   return ResumeDevices().then([this]() -> kj::Promise<void> {
     if (!runner_) return Failure("the VM is not running");
     return runner_->resumeRequest().send().ignoreResult();

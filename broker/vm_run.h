@@ -27,9 +27,11 @@ class VmRun {
   VmRun(kj::AsyncIoContext& io, const std::string& helpers, const VmSettings& settings, const OwnFd& kvm);
   ~VmRun();
 
-  // Waits until every process is locked down, then starts the guest. Throws FatalError with the one line that the user
-  // sees: a child's reason, or why the kernel cannot be loaded.
-  void Start();
+  // Waits until every process is locked down and the kernel is loaded; the guest is paused then. Throws a Failure with
+  // the one line that the user sees: a child's reason, or why the kernel cannot be loaded.
+  void Prepare();
+  // Resumes; whether that went well shows in how the VM ends.
+  void Go();
   // Resolves with the first reason to end.
   kj::Promise<VmEnd> WhenEnded() { return ended_.addBranch(); }
   void End(VmEnd end);

@@ -97,11 +97,11 @@ VmService::~VmService() {
   if (!socket_path_.empty()) ::unlink(socket_path_.c_str());
 }
 
-void VmService::Start() {
+void VmService::Prepare() {
   started_at_unix_ = std::time(nullptr);
   run_ = std::make_unique<VmRun>(io_, helpers_, settings_, kvm_);
-  run_->Start();
-  state_ = "running";
+  run_->Prepare();
+  prepared_ = true;
   OpenControlSocket();
   if (settings_.console_listener.valid()) {
     console_listener_.emplace(io_.unixEventPort, std::move(settings_.console_listener), [this](OwnFd connection) {
@@ -119,7 +119,8 @@ VmEnd VmService::RunToEnd() {
     run_.reset();
     if (end.kind == control::ExitReport::Kind::RESET && settings_.reboot_on_reset) {
       run_ = std::make_unique<VmRun>(io_, helpers_, settings_, kvm_);
-      run_->Start();
+      run_->Prepare();
+      run_->Go();
       state_ = "running";
       continue;
     }
@@ -150,7 +151,9 @@ void VmService::AddConnection(OwnFd socket) {
   connections_.push_back(std::make_unique<Connection>(*io_.lowLevelProvider, std::move(socket), MakeControl()));
   const auto self = std::prev(connections_.end());
   // Not torn down from inside its own event: the next one that is accepted sweeps it out.
-  (*self)->closed = (*self)->rpc.OnDisconnect().then([connection = self->get()] { connection->dead = true; })
+  (*self)->closed = (*self)
+                        ->rpc.OnDisconnect()
+                        .then([connection = self->get()] { connection->dead = true; })
                         .eagerlyEvaluate([](kj::Exception&&) {});
 }
 

@@ -19,9 +19,9 @@ class VmService {
   VmService(kj::AsyncIoContext& io, std::string helpers, VmSettings settings);
   ~VmService();
 
-  // The first boot; throws FatalError with the line for the user.
-  void Start();
-  bool started() const { return state_ != "starting"; }
+  // The first boot up to the first instruction, which waits for resume; throws with the line for the user.
+  void Prepare();
+  bool prepared() const { return prepared_; }
   // Runs the VM, through resets if the user wants them, until it ends.
   VmEnd RunToEnd();
   void Kill() { End({control::ExitReport::Kind::KILLED, ""}); }
@@ -42,6 +42,7 @@ class VmService {
   VmSettings settings_;
   OwnFd kvm_;
   std::unique_ptr<VmRun> run_;
+  bool prepared_ = false;
   std::string state_ = "starting";
   int64_t started_at_unix_ = 0;
   kj::PromiseFulfillerPair<VmEnd> end_;

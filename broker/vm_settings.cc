@@ -19,7 +19,8 @@ constexpr int64_t kDefaultExitDeadlineNs = 5'000'000'000;
 // The name becomes a file name and part of process titles.
 void CheckName(const std::string& name) {
   const auto plain = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
+           c == '-';
   };
   const bool ok = !name.empty() && name.size() <= kMaxNameBytes && name[0] != '.' && name[0] != '-' &&
                   std::all_of(name.begin(), name.end(), plain);

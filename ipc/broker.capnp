@@ -63,7 +63,7 @@ struct ProcessReport {
 
 struct VmReport {
   name @0 :Text;
-  state @1 :Text;              # "running", "paused", "stopping"
+  state @1 :Text;              # "starting", "running", "paused", "stopping"
   brokerPid @2 :Int32;
   processes @3 :List(ProcessReport);
   memoryBytes @4 :UInt64;
@@ -72,18 +72,19 @@ struct VmReport {
 }
 
 interface VmControl {
-  # A running VM, as whoever may connect to its control socket sees it: the user who started it, and root.
+  # A VM, as whoever may connect to its control socket sees it: the user who started it, and root.
   report @0 () -> (report :VmReport);
   pressPowerButton @1 () -> ();
   kill @2 () -> ();
   waitForEnd @3 () -> (report :ExitReport);
   pause @4 () -> ();
-  resume @5 () -> ();
+  resume @5 () -> ();                  # also the first start
 }
 
 interface Broker {
   # The bootstrap of the launcher's own connection. The VM lives no longer than this connection.
-  createVm @0 (config :VmConfig) -> (vm :VmControl);   # returns when every process is locked down and the guest runs
+  createVm @0 (config :VmConfig) -> (vm :VmControl);   # returns when every process is locked down and the
+                                                       # kernel is loaded; the VM is paused then
   probe @1 () -> (report :ProbeReport);                # what this host's KVM can do, by trying
 }
 

@@ -44,6 +44,7 @@ int RunChild(int argc, char** argv, const std::function<void(kj::AsyncIoContext&
     ::mallopt(M_ARENA_MAX, 1);
     ::signal(SIGPIPE, SIG_IGN);
     EnterEmptyRoot();
+    DropCapabilities();
     SetProcessName(ShortName(argc > 0 ? argv[0] : "bulkhead"));
     auto io = kj::setupAsyncIo();
     body(io);
@@ -53,7 +54,8 @@ int RunChild(int argc, char** argv, const std::function<void(kj::AsyncIoContext&
   } catch (const kj::Exception& error) {
     failure = ReasonOf(error);
   }
-  LogLine(failure);
+  // KJ appends where it happened on further lines.
+  LogLine(failure.substr(0, failure.find('\n')));
   return 1;
 }
 
@@ -80,7 +82,8 @@ void LogLine(const std::string& line) {
       ++budget.dropped;
       return;
     }
-    if (budget.dropped != 0) text += " (" + std::to_string(std::exchange(budget.dropped, 0)) + " lines left out before)";
+    if (budget.dropped != 0)
+      text += " (" + std::to_string(std::exchange(budget.dropped, 0)) + " lines left out before)";
   }
   text += '\n';
   [[maybe_unused]] ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());

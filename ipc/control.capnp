@@ -120,8 +120,8 @@ struct StopReason {
 }
 
 interface Runner {
-  start @0 () -> ();           # load the kernel and run; fails with one line if it cannot be loaded
+  load @0 () -> ();            # once; fails with one line if the kernel cannot be loaded. The vCPUs are paused then
   pause @1 () -> ();
-  resume @2 () -> ();
+  resume @2 () -> ();          # also the first start
   markDeviceDead @3 (device :UInt32) -> ();   # by index: nobody need wait for it any more
 }

@@ -19,8 +19,7 @@ void Encode(Frame& frame, Fill fill) {
   static_assert(kWords <= kFrameWords);
   frame.length_bytes = kWords * kWordBytes;
   std::memset(frame.bytes.data(), 0, frame.length_bytes);
-  capnp::FlatMessageBuilder builder(
-      kj::arrayPtr(reinterpret_cast<capnp::word*>(frame.bytes.data()), kWords));
+  capnp::FlatMessageBuilder builder(kj::arrayPtr(reinterpret_cast<capnp::word*>(frame.bytes.data()), kWords));
   fill(builder.template initRoot<Root>());
 }
 
@@ -29,8 +28,8 @@ void Encode(Frame& frame, Fill fill) {
 template <typename Root, typename Take>
 Result<void> Decode(const Frame& frame, Take take) {
   if (frame.length_bytes == 0 || frame.length_bytes % kWordBytes != 0) return Error{EPROTO, "frame is not whole words"};
-  const auto words = kj::arrayPtr(reinterpret_cast<const capnp::word*>(frame.bytes.data()),
-                                  frame.length_bytes / kWordBytes);
+  const auto words =
+      kj::arrayPtr(reinterpret_cast<const capnp::word*>(frame.bytes.data()), frame.length_bytes / kWordBytes);
   const kj::ArrayPtr<const capnp::word> segments[] = {words};
   capnp::ReaderOptions limits;
   limits.traversalLimitInWords = kFrameWords;

@@ -88,9 +88,8 @@ Result<void> GuestMemory::Write(Gpa address, std::span<const std::byte> from) co
 
 Result<void> GuestMemory::Fill(Gpa address, uint64_t size_bytes, std::byte value) const {
   if (!Contains(address, size_bytes)) return OutOfRam();
-  return ForEachPiece(address, size_bytes, [&](std::byte* host, uint64_t bytes) {
-    std::memset(host, static_cast<int>(value), bytes);
-  });
+  return ForEachPiece(address, size_bytes,
+                      [&](std::byte* host, uint64_t bytes) { std::memset(host, static_cast<int>(value), bytes); });
 }
 
 Result<uint16_t> GuestMemory::LoadAcquire16(Gpa address) const {
@@ -113,8 +112,9 @@ Result<void> GuestMemory::StoreRelease16(Gpa address, uint16_t value) const {
 
 Result<void> GuestMemory::Translate(Gpa address, uint64_t size_bytes, std::vector<iovec>& pieces) const {
   if (!Contains(address, size_bytes)) return OutOfRam();
-  return ForEachPiece(address, size_bytes,
-                      [&](std::byte* host, uint64_t bytes) { pieces.push_back(iovec{host, bytes}); });
+  return ForEachPiece(address, size_bytes, [&](std::byte* host, uint64_t bytes) {
+    pieces.push_back(iovec{host, bytes});
+  });
 }
 
 }  // namespace bulkhead

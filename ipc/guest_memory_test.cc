@@ -33,7 +33,8 @@ TEST(GuestMemory, CopiesAcrossRegionsThatTouch) {
 TEST(GuestMemory, RangesOutsideOfRamAreRefusedWhole) {
   const GuestMemory memory = MakeMemory();
   const std::array<std::byte, 8> data{std::byte{0xFF}};
-  for (const uint64_t address : {2 * kPage - 4, 2 * kPage, 16 * kPage - 4, 17 * kPage - 4, ~uint64_t{0} - 3, ~uint64_t{0}}) {
+  for (const uint64_t address :
+       {2 * kPage - 4, 2 * kPage, 16 * kPage - 4, 17 * kPage - 4, ~uint64_t{0} - 3, ~uint64_t{0}}) {
     EXPECT_EQ(memory.Write(Gpa{address}, data).error().code, EFAULT) << address;
   }
   // Nothing of the refused writes arrived.

@@ -110,8 +110,7 @@ Result<void> RingConsumer::WaitFutex(AdaptiveSpin& spin, Deadline deadline) {
   return {};
 }
 
-AdaptiveSpin::AdaptiveSpin(int64_t limit_ns)
-    : limit_ns_(SingleProcessor() ? 0 : limit_ns), budget_ns_(limit_ns_) {}
+AdaptiveSpin::AdaptiveSpin(int64_t limit_ns) : limit_ns_(SingleProcessor() ? 0 : limit_ns), budget_ns_(limit_ns_) {}
 
 void AdaptiveSpin::Learn(bool paid) {
   budget_ns_ = paid ? limit_ns_ : budget_ns_ / 2;

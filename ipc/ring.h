@@ -30,10 +30,10 @@ struct RingSlot {
 
 // The shared layout. Indices run freely and wrap at 2^32.
 struct RingMemory {
-  alignas(64) std::atomic<uint32_t> head;               // next slot to be filled; written by the producer
-  std::atomic<uint32_t> producer_waiting;               // the producer sleeps on `tail`
-  alignas(64) std::atomic<uint32_t> tail;               // next slot to be taken; written by the consumer
-  std::atomic<uint32_t> consumer_sleeping;              // the consumer wants to be woken
+  alignas(64) std::atomic<uint32_t> head;   // next slot to be filled; written by the producer
+  std::atomic<uint32_t> producer_waiting;   // the producer sleeps on `tail`
+  alignas(64) std::atomic<uint32_t> tail;   // next slot to be taken; written by the consumer
+  std::atomic<uint32_t> consumer_sleeping;  // the consumer wants to be woken
   alignas(64) std::array<RingSlot, kRingSlots> slots;
 };
 static_assert(sizeof(RingSlot) == 128 && std::atomic<uint32_t>::is_always_lock_free);

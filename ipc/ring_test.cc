@@ -150,7 +150,8 @@ TEST(Ring, ProducerBlockedOnAFullRingGoesOnWhenThereIsRoom) {
   SharedChannel shared;
   ChannelMemory* memory = shared.Map();
   RingProducer producer(&memory->requests);
-  for (uint64_t value = 0; value < kRingSlots; ++value) ASSERT_TRUE(producer.Push(BytesOf(value), Deadline::After(0)).ok());
+  for (uint64_t value = 0; value < kRingSlots; ++value)
+    ASSERT_TRUE(producer.Push(BytesOf(value), Deadline::After(0)).ok());
   std::thread peer([memory] {
     while (memory->requests.producer_waiting.load() == 0) std::this_thread::yield();
     RingConsumer consumer(&memory->requests);
@@ -185,8 +186,9 @@ TEST(Ring, TwoThreadsExchangeManyFrames) {
 
 TEST(ExitCodec, RequestsAndRepliesSurviveTheRoundTrip) {
   Frame frame;
-  EncodeRequest({.sequence = 9, .region = 3, .width = 4, .kind = exit::Request::Kind::WRITE, .offset = 0x1234, .data = 77},
-                frame);
+  EncodeRequest(
+      {.sequence = 9, .region = 3, .width = 4, .kind = exit::Request::Kind::WRITE, .offset = 0x1234, .data = 77},
+      frame);
   auto request = DecodeRequest(frame);
   ASSERT_TRUE(request.ok());
   EXPECT_EQ(request->sequence, 9u);
@@ -196,7 +198,12 @@ TEST(ExitCodec, RequestsAndRepliesSurviveTheRoundTrip) {
   EXPECT_EQ(request->offset, 0x1234u);
   EXPECT_EQ(request->data, 77u);
 
-  EncodeReply({.sequence = 9, .data = ~uint64_t{0}, .has_route = true, .vector = 5, .route_address = 0xFEE0'0000, .route_data = 1},
+  EncodeReply({.sequence = 9,
+               .data = ~uint64_t{0},
+               .has_route = true,
+               .vector = 5,
+               .route_address = 0xFEE0'0000,
+               .route_data = 1},
               frame);
   auto reply = DecodeReply(frame);
   ASSERT_TRUE(reply.ok());

@@ -46,7 +46,9 @@ control::File::Client MakeFile(OwnFd fd) { return kj::heap<FileServer>(std::move
 control::File::Client ShareFile(int fd) { return MakeFile(OrThrow(DuplicateFd(fd))); }
 
 OwnFd TakeFile(control::File::Client file, kj::WaitScope& wait) {
-  KJ_IF_MAYBE(fd, file.getFd().wait(wait)) { return OrThrow(DuplicateFd(*fd)); }
+  KJ_IF_MAYBE (fd, file.getFd().wait(wait)) {
+    return OrThrow(DuplicateFd(*fd));
+  }
   throw FatalError("a granted file carries no descriptor", EBADF);
 }
 

@@ -7,8 +7,8 @@
 #include <seccomp.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
-#include <sys/stat.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -39,8 +39,7 @@ void SyscallPolicy::AllowIoctl(unsigned long request) { Allow(SYS_ioctl, {Equals
 
 void SyscallPolicy::AllowDataMappings() {
   constexpr uint64_t kProtectionBits = PROT_READ | PROT_WRITE | PROT_EXEC;
-  Allow(SYS_mmap, {MaskedEquals(2, kProtectionBits, PROT_READ | PROT_WRITE),
-                   Equals(3, MAP_PRIVATE | MAP_ANONYMOUS)});
+  Allow(SYS_mmap, {MaskedEquals(2, kProtectionBits, PROT_READ | PROT_WRITE), Equals(3, MAP_PRIVATE | MAP_ANONYMOUS)});
   Allow(SYS_munmap);
 }
 
@@ -62,14 +61,7 @@ void SetProcessName(const std::string& name) {
   Check(::prctl(PR_SET_NAME, name.c_str(), 0, 0, 0), "set the process name");
 }
 
-void DropPrivileges(std::initializer_list<ResourceLimit> limits) {
-  for (const ResourceLimit& limit : limits) {
-    const rlimit both{limit.value, limit.value};
-    Check(::setrlimit(limit.resource, &both), "set a resource limit");
-  }
-  const rlimit none{0, 0};
-  Check(::setrlimit(RLIMIT_CORE, &none), "forbid core dumps");
-  ::umask(0777);
+void DropCapabilities() {
   Check(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "forbid new privileges");
   // A uid of 0 means nothing here from now on: neither exec nor setuid gives capabilities back.
   constexpr unsigned long kLocked = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP |
@@ -78,6 +70,16 @@ void DropPrivileges(std::initializer_list<ResourceLimit> limits) {
   Check(::prctl(PR_SET_SECUREBITS, kLocked, 0, 0, 0), "lock the secure bits");
   capng_clear(CAPNG_SELECT_ALL);
   Check(capng_apply(CAPNG_SELECT_ALL), "drop all capabilities");
+}
+
+void LimitProcess(std::initializer_list<ResourceLimit> limits) {
+  for (const ResourceLimit& limit : limits) {
+    const rlimit both{limit.value, limit.value};
+    Check(::setrlimit(limit.resource, &both), "set a resource limit");
+  }
+  const rlimit none{0, 0};
+  Check(::setrlimit(RLIMIT_CORE, &none), "forbid core dumps");
+  ::umask(0777);
   // Not dumpable: no core file, and no ptrace or /proc access by other processes of the same user.
   Check(::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "forbid tracing");
 }

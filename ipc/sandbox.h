@@ -58,8 +58,12 @@ void EnterEmptyRoot();
 // Renames the process as process lists show it: at most 15 bytes.
 void SetProcessName(const std::string& name);
 
-// Gives up every capability, fixes resource limits, forbids core dumps, tracing by the same user and new privileges.
-void DropPrivileges(std::initializer_list<ResourceLimit> limits);
+// Gives up every capability for good and forbids new privileges. Both belong to a thread: so this comes before any
+// other thread is made, right after the empty root, the last thing that needed a capability.
+void DropCapabilities();
+
+// Fixes resource limits, and forbids core dumps and tracing by the same user. Once set-up is done.
+void LimitProcess(std::initializer_list<ResourceLimit> limits);
 
 // Installs the policy on all threads of the process. Last step.
 void InstallPolicy(const SyscallPolicy& policy);

@@ -67,8 +67,9 @@ void DeviceChannel::Post(uint16_t region, uint64_t offset, uint8_t width, uint64
 
 void DeviceChannel::Fail(const Error& error) {
   if (failed_.exchange(true)) return;
-  report_(error.code == ETIMEDOUT ? "did not answer the guest within " + std::to_string(deadline_ns_ / 1'000'000) + " ms"
-                                  : "broke the exit protocol: " + error.message);
+  report_(error.code == ETIMEDOUT
+              ? "did not answer the guest within " + std::to_string(deadline_ns_ / 1'000'000) + " ms"
+              : "broke the exit protocol: " + error.message);
 }
 
 void DeviceChannel::MarkDead() {

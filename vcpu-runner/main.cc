@@ -19,8 +19,8 @@ class RunnerServer final : public control::Runner::Server {
  public:
   explicit RunnerServer(Runner& runner) : runner_(runner) {}
 
-  kj::Promise<void> start(StartContext) override {
-    if (auto started = runner_.Start(); !started.ok()) throw Failure(started.error().message);
+  kj::Promise<void> load(LoadContext) override {
+    if (auto loaded = runner_.Load(); !loaded.ok()) throw Failure(loaded.error().message);
     return kj::READY_NOW;
   }
   kj::Promise<void> pause(PauseContext) override {
@@ -49,7 +49,7 @@ void Serve(kj::AsyncIoContext& io) {
     auto response = host.grantsRequest().send().wait(io.waitScope);
     runner.emplace(response.getGrants(), host, mailbox, io.waitScope);
   }
-  DropPrivileges({{RLIMIT_NOFILE, kMaxDescriptors}, {RLIMIT_FSIZE, 0}, {RLIMIT_MEMLOCK, 0}});
+  LimitProcess({{RLIMIT_NOFILE, kMaxDescriptors}, {RLIMIT_FSIZE, 0}, {RLIMIT_MEMLOCK, 0}});
   InstallPolicy(RunnerPolicy());
 
   auto ready = host.readyRequest();

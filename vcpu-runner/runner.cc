@@ -81,14 +81,12 @@ void Runner::AddDevice(size_t index, control::DeviceWiring::Reader wiring, contr
   }
 }
 
-Result<void> Runner::Start() {
+Result<void> Runner::Load() {
   auto start = LoadGuest(memory_, machine_, sources_);
   if (!start.ok()) return start.error();
   kernel_.Close();
   initrd_.Close();
-  if (auto set = vcpus_.front()->vcpu().SetStartState(*start); !set.ok()) return set;
-  gate_.Open();
-  return {};
+  return vcpus_.front()->vcpu().SetStartState(*start);
 }
 
 void Runner::Pause() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The vcpu-runner put together from its grants: VM, routes, vCPU threads. Main thread; set-up happens before
-// lock-down and reads nothing hostile, Start and what follows after it.
+// lock-down and reads nothing hostile, Load and what follows after it.
 #pragma once
 
 #include <memory>
@@ -16,11 +16,10 @@ namespace bulkhead::runner {
 class Runner {
  public:
   // Creates the VM and all threads. Throws FatalError.
-  Runner(control::RunnerGrants::Reader grants, control::RunnerHost::Client host, Mailbox& mailbox,
-         kj::WaitScope& wait);
+  Runner(control::RunnerGrants::Reader grants, control::RunnerHost::Client host, Mailbox& mailbox, kj::WaitScope& wait);
 
   // Loads the guest and lets it run. Reads the kernel file: after lock-down.
-  Result<void> Start();
+  Result<void> Load();
   void Pause();
   void Resume();
   // The broker knows this device process to be gone.

@@ -31,9 +31,11 @@ void Gate::AwaitWaiting(uint32_t count) {
 }
 
 VcpuThread::VcpuThread(uint32_t index, std::unique_ptr<Vcpu> vcpu, Router& router, Gate& gate, StopHandler stopped)
-    : vcpu_(std::move(vcpu)),
-      thread_([this, &router, &gate, stopped = std::move(stopped)] { Run(router, gate, stopped); }) {
-  ::pthread_setname_np(thread_.native_handle(), ("vcpu" + std::to_string(index)).c_str());
+    : vcpu_(std::move(vcpu)), thread_([this, index, &router, &gate, stopped = std::move(stopped)] {
+        // By itself: naming another thread needs /proc.
+        ::pthread_setname_np(::pthread_self(), ("vcpu" + std::to_string(index)).c_str());
+        Run(router, gate, stopped);
+      }) {
   thread_.detach();
 }
 

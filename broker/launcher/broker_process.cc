@@ -20,6 +20,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// As of a command that a shell cannot start.
+constexpr int kNotStarted = 127;
+
 // Beside this executable in a build tree, or in PREFIX/libexec/bulkhead.
 std::string FindBroker() {
   const fs::path here = fs::read_symlink("/proc/self/exe").parent_path();
@@ -37,7 +40,7 @@ std::string FindBroker() {
   const int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
   if (aside < 0 || null < 0 || ::dup2(null, STDIN_FILENO) < 0 || ::dup2(STDERR_FILENO, STDOUT_FILENO) < 0 ||
       ::dup2(aside, kControlFd) < 0) {
-    ::_exit(127);
+    ::_exit(kNotStarted);
   }
   ::syscall(SYS_close_range, kControlFd + 1, ~0U, 0);
   // The launcher blocks the signals it waits for; the broker must not start with them blocked.
@@ -45,7 +48,7 @@ std::string FindBroker() {
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
   ::execl(program.c_str(), "bulkhead-broker", nullptr);
-  ::_exit(127);
+  ::_exit(kNotStarted);
 }
 
 }  // namespace
@@ -59,15 +62,20 @@ BrokerProcess::BrokerProcess(kj::AsyncIoContext& io) {
   connection_.emplace(*io.lowLevelProvider, std::move(ours), capnp::rpc::twoparty::Side::CLIENT);
 }
 
-BrokerProcess::~BrokerProcess() {
+void BrokerProcess::Finish() {
   connection_.reset();
   if (!reaped_) ::waitpid(pid_, nullptr, 0);
+  reaped_ = true;
 }
 
 std::string BrokerProcess::DescribeEnd() {
   int status = 0;
   connection_.reset();
   if (!reaped_ && ::waitpid(pid_, &status, 0) == pid_) reaped_ = true;
+  if (WIFEXITED(status) && WEXITSTATUS(status) == kNotStarted) {
+    return "start the broker: it cannot be executed; check that its file is whole and its file system not mounted "
+           "noexec";
+  }
   const std::string how = WIFSIGNALED(status) ? "killed by signal " + std::to_string(WTERMSIG(status))
                                               : "status " + std::to_string(WEXITSTATUS(status));
   return "the broker ended unexpectedly (" + how + "), and the VM with it";
@@ -91,6 +99,10 @@ VmConnection::VmConnection(kj::AsyncIoContext& io, const std::string& name) {
   if (!socket.valid() || ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     throw FatalError("VM '" + name + "': it is just starting or ending; try again");
   }
+  ucred broker{};
+  socklen_t size = sizeof broker;
+  if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &broker, &size) != 0) ThrowErrno("VM '" + name + "'");
+  broker_pid_ = broker.pid;
   connection_.emplace(*io.lowLevelProvider, std::move(socket), capnp::rpc::twoparty::Side::CLIENT);
 }
 

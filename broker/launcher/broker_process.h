@@ -16,9 +16,11 @@ namespace bulkhead::launcher {
 class BrokerProcess {
  public:
   explicit BrokerProcess(kj::AsyncIoContext& io);
-  ~BrokerProcess();  // hangs up, upon which the broker ends everything, and waits for its end
+  ~BrokerProcess() { Finish(); }  // upon which the broker ends everything
 
   control::Broker::Client broker() { return connection_->Bootstrap<control::Broker>(); }
+  // Hangs up and waits for the broker's end: every descriptor given to it is then closed.
+  void Finish();
   // What became of a broker that hung up: "the broker ended unexpectedly (killed by signal 9)".
   std::string DescribeEnd();
 
@@ -33,8 +35,10 @@ class VmConnection {
  public:
   VmConnection(kj::AsyncIoContext& io, const std::string& name);
   control::VmControl::Client control() { return connection_->Bootstrap<control::VmControl>(); }
+  pid_t broker_pid() const { return broker_pid_; }
 
  private:
+  pid_t broker_pid_ = -1;
   std::optional<RpcConnection> connection_;
 };
 

@@ -33,9 +33,8 @@ void PrintTable(control::ProbeReport::Reader report) {
 void PrintJson(control::ProbeReport::Reader report) {
   nlohmann::json out{{"stock_kernels", report.getStockKernels()}, {"checks", nlohmann::json::array()}};
   for (auto check : report.getChecks()) {
-    out["checks"].push_back({{"name", check.getName().cStr()},
-                             {"status", Word(check.getStatus())},
-                             {"detail", check.getDetail().cStr()}});
+    out["checks"].push_back(
+        {{"name", check.getName().cStr()}, {"status", Word(check.getStatus())}, {"detail", check.getDetail().cStr()}});
   }
   std::printf("%s\n", out.dump(2).c_str());
 }
@@ -51,12 +50,21 @@ int PrintObstacle(control::ProbeReport::Reader report) {
   return 1;
 }
 
+capnp::Response<control::Broker::ProbeResults> Probe(kj::AsyncIoContext& io, BrokerProcess& broker) {
+  try {
+    return broker.broker().probeRequest().send().wait(io.waitScope);
+  } catch (const kj::Exception& error) {
+    if (error.getType() != kj::Exception::Type::DISCONNECTED) throw;
+    throw FatalError(broker.DescribeEnd());
+  }
+}
+
 }  // namespace
 
 int CheckCommand(const CheckOptions& options) {
   auto io = kj::setupAsyncIo();
   BrokerProcess broker(io);
-  auto response = broker.broker().probeRequest().send().wait(io.waitScope);
+  auto response = Probe(io, broker);
   const auto report = response.getReport();
   if (options.stock_kernels) return PrintObstacle(report);
   if (options.json) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The commands of `bulkhead`; each returns the exit status. Launcher, main thread; FatalError and kj::Exception carry the
-// line for the user.
+// The commands of `bulkhead`; each returns the exit status. Launcher, main thread; FatalError and kj::Exception carry
+// the line for the user.
 #pragma once
 
 #include "broker/launcher/options.h"

@@ -1,48 +1,154 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "broker/launcher/config_file.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+#include <string_view>
 #include <toml.hpp>
 
 #include "broker/launcher/options.h"
+#include "broker/launcher/suggestion.h"
+#include "ipc/result.h"
 
 namespace bulkhead::launcher {
 namespace {
 
-constexpr std::array<const char*, 14> kKeys{"name",  "memory",         "cpus",          "kernel", "initrd",
-                                            "append", "disk",          "console",       "virtio-console",
-                                            "debug-console", "display", "reboot", "on-device-failure", "exit-deadline"};
+enum class Shape { kText, kSize, kNumber, kSwitch, kDisks, kStream };
+struct Key {
+  const char* name;
+  Shape shape;
+};
+constexpr std::array<Key, 14> kKeys{{{"name", Shape::kText},
+                                     {"memory", Shape::kSize},
+                                     {"cpus", Shape::kNumber},
+                                     {"kernel", Shape::kText},
+                                     {"initrd", Shape::kText},
+                                     {"append", Shape::kText},
+                                     {"disk", Shape::kDisks},
+                                     {"console", Shape::kStream},
+                                     {"virtio-console", Shape::kStream},
+                                     {"debug-console", Shape::kStream},
+                                     {"display", Shape::kText},
+                                     {"reboot", Shape::kSwitch},
+                                     {"on-device-failure", Shape::kText},
+                                     {"exit-deadline", Shape::kNumber}}};
 
-std::string Scalar(const std::string& where, const toml::value& value) {
+const Key* FindKey(const std::string& name) {
+  const auto found = std::find_if(kKeys.begin(), kKeys.end(), [&](const Key& key) { return name == key.name; });
+  return found == kKeys.end() ? nullptr : found;
+}
+
+std::string Text(const toml::value& value) {
   if (value.is_string()) return value.as_string();
   if (value.is_integer()) return std::to_string(value.as_integer());
-  throw UsageError(where + ": a string or a number is needed");
+  throw UsageError("a string is needed, in quotes");
+}
+
+// {file = "disk.img", readonly = true, id = "DATA"} as --disk's "disk.img,readonly=on,id=DATA".
+std::string DiskWords(const toml::value& table) {
+  std::string file, words;
+  for (const auto& [key, value] : table.as_table()) {
+    if (key == "file") {
+      file = DoubleCommas(Text(value));
+    } else {
+      words += "," + key + "=" + (value.is_boolean() ? (value.as_boolean() ? "on" : "off") : DoubleCommas(Text(value)));
+    }
+  }
+  if (file.empty()) throw UsageError("a disk needs file = \"PATH\"");
+  return file + words;
+}
+
+// The values of one key as --KEY=VALUE, each checked here, where the line in the file is known.
+std::vector<std::string> Words(const Key& key, const toml::value& value) {
+  const std::string option = std::string("--") + key.name;
+  if (key.shape == Shape::kSwitch) {
+    if (!value.is_boolean()) throw UsageError("true or false is needed");
+    if (value.as_boolean()) return {option};
+    return {};
+  }
+  if (key.shape == Shape::kDisks) {
+    std::vector<std::string> words;
+    const auto add = [&](const toml::value& disk) {
+      words.push_back(option + "=" + (disk.is_table() ? DiskWords(disk) : Text(disk)));
+      ParseDisk(words.back().substr(option.size() + 1));
+    };
+    if (value.is_array()) {
+      for (const toml::value& disk : value.as_array()) add(disk);
+    } else {
+      add(value);
+    }
+    return words;
+  }
+  const std::string text = Text(value);
+  if (text.empty()) return {};  // as good as not there
+  if (key.shape == Shape::kSize) ParseMemory(text);
+  if (key.shape == Shape::kStream) ParseStream(option, text);
+  if (std::string_view(key.name) == "cpus") ParseCpus(text);
+  if (std::string_view(key.name) == "name") CheckName(text);
+  return {option + "=" + text};
+}
+
+std::string ReadText(const std::string& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode)) {
+    throw FatalError("--config '" + path + "': is not a regular file");
+  }
+  errno = 0;
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw FatalError(ErrnoError(errno, "--config '" + path + "': cannot be read"));
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+// The parser's own words and the line of what it found wrong; the rest of its message is a drawing of several lines.
+[[noreturn]] void ThrowSyntaxError(const std::string& path, const toml::syntax_error& error) {
+  std::string reason = error.what();
+  reason = reason.substr(0, reason.find('\n'));
+  for (const std::string_view prefix :
+       {"[error] ", "toml::", "parse_toml_file: ", "parse_table: ", "parse_key_value_pair: "}) {
+    if (reason.starts_with(prefix)) reason.erase(0, prefix.size());
+  }
+  throw UsageError("--config " + path + ", line " + std::to_string(error.location().line()) +
+                   ": this is not TOML: " + reason);
 }
 
 }  // namespace
 
 std::vector<std::string> ReadConfigFile(const std::string& path) {
+  std::istringstream text(ReadText(path));
   toml::value file;
   try {
-    file = toml::parse(path);
+    file = toml::parse(text, path);
   } catch (const toml::syntax_error& error) {
-    std::string line = error.what();
-    std::replace(line.begin(), line.end(), '\n', ' ');
-    throw UsageError("--config " + path + ": " + line);
-  } catch (const std::exception&) {
-    throw UsageError("--config " + path + ": the file cannot be read");
+    ThrowSyntaxError(path, error);
   }
+  // In the order of the file, so that the first mistake in it is the one reported.
+  std::vector<std::pair<std::string, toml::value>> entries(file.as_table().begin(), file.as_table().end());
+  std::sort(entries.begin(), entries.end(),
+            [](const auto& a, const auto& b) { return a.second.location().line() < b.second.location().line(); });
   std::vector<std::string> words;
-  for (const auto& [key, value] : file.as_table()) {
-    const std::string where = "--config " + path + ", line " + std::to_string(value.location().line()) + ", " + key;
-    if (std::find(kKeys.begin(), kKeys.end(), key) == kKeys.end()) throw UsageError(where + ": there is no such option");
-    if (value.is_boolean()) {
-      if (value.as_boolean()) words.push_back("--" + key);
-    } else if (value.is_array()) {
-      for (const toml::value& element : value.as_array()) words.insert(words.end(), {"--" + key, Scalar(where, element)});
-    } else {
-      words.insert(words.end(), {"--" + key, Scalar(where, value)});
+  for (const auto& [name, value] : entries) {
+    const std::string where = "--config " + path + ", line " + std::to_string(value.location().line()) + ", " + name;
+    const Key* key = FindKey(name);
+    if (key == nullptr) {
+      std::vector<std::string> known;
+      for (const Key& each : kKeys) known.emplace_back(each.name);
+      const std::string nearest = NearestWord(name, known);
+      throw UsageError(where + ": there is no such option" +
+                       (nearest.empty() ? "" : "; did you mean " + nearest + "?"));
+    }
+    try {
+      const auto more = Words(*key, value);
+      words.insert(words.end(), more.begin(), more.end());
+    } catch (const UsageError& error) {
+      throw UsageError(where + ": " + error.what());
     }
   }
   return words;

@@ -7,18 +7,22 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
+#include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <termios.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <set>
-#include <sstream>
 
 namespace bulkhead::launcher {
 namespace {
+
+namespace fs = std::filesystem;
 
 constexpr uint64_t kSectorBytes = 512;
 
@@ -28,40 +32,76 @@ struct stat StatOf(const OwnFd& file, const std::string& subject) {
   return info;
 }
 
-[[noreturn]] void ThrowOpenError(const std::string& subject, int code, bool for_writing) {
+enum class Use { kRead, kWriteDisk, kWriteOutput };
+
+[[noreturn]] void ThrowOpenError(const std::string& subject, int code, Use use) {
+  const auto fail = [&](const std::string& why) { throw FatalError(subject + ": " + why, code); };
   switch (code) {
     case ENOENT:
-      throw FatalError(subject + ": there is no such file; check the path", code);
+      fail(use == Use::kWriteOutput ? "there is no such directory; make it first"
+                                    : "there is no such file; check the path");
+      break;
+    case ENOTDIR:
+      fail("a part of the path is not a directory; check the path");
+      break;
     case EACCES:
     case EPERM:
-      throw FatalError(subject + ": permission denied; it must be readable" +
-                           (for_writing ? " and writable by you, or say readonly" : " by you"), code);
+      fail(use == Use::kRead        ? "permission denied; you need to be able to read it"
+           : use == Use::kWriteDisk ? "permission denied; you need to be able to write it, or add readonly to the disk"
+                                    : "permission denied; you need to be able to write it");
+      break;
     case EROFS:
-      throw FatalError(subject + ": the file system is read-only; add readonly to the disk", code);
+      fail(use == Use::kWriteDisk ? "the file system is read-only; add readonly to the disk"
+                                  : "the file system is read-only; choose another path");
+      break;
     case EISDIR:
-      throw FatalError(subject + ": is a directory; name a file in it", code);
+      fail("is a directory; name a file in it");
+      break;
+    case ENXIO:
+      fail("is a socket, or a pipe or device that nobody answers at; name a regular file");
+      break;
     case ETXTBSY:
-      throw FatalError(subject + ": is a program that is running", code);
+      fail("is a program that is running; name another file");
+      break;
     default:
-      throw FatalError(ErrnoError(code, subject));
+      break;
   }
+  throw FatalError(ErrnoError(code, subject));
 }
 
-// Who holds a lock on this file, as " by process N", if /proc/locks tells.
-std::string LockHolder(const struct stat& info) {
-  std::ifstream locks("/proc/locks");
-  std::string line;
-  const std::string inode = ":" + std::to_string(info.st_ino) + " ";
-  while (std::getline(locks, line)) {
-    if (line.find(inode) == std::string::npos) continue;
-    // "1: OFDLCK ADVISORY WRITE -1 00:1f:1234 0 EOF": open-file locks name no process, others do.
-    std::istringstream words(line);
-    std::string number, kind, advice, access;
-    long pid = -1;
-    words >> number >> kind >> advice >> access >> pid;
-    if (pid > 0) return " by process " + std::to_string(pid);
+// "major:minor:inode" as the kernel writes it of a lock's file.
+std::string LockName(const struct stat& info) {
+  char file[64];
+  std::snprintf(file, sizeof file, "%02x:%02x:%lu", major(info.st_dev), minor(info.st_dev), info.st_ino);
+  return file;
+}
+
+// Whether one of the open files of a process holds a lock on this file. Sees only what this user may.
+bool HoldsLock(const fs::path& process, const std::string& lock_name) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(process / "fdinfo", error)) {
+    std::ifstream info(entry.path());
+    std::string line;
+    while (std::getline(info, line)) {
+      if (line.starts_with("lock:") && line.find(" " + lock_name + " ") != std::string::npos) return true;
+    }
   }
-  return "";
+  return false;
+}
+
+// Who holds a lock on this file, as " by process N", if that can be told. The locks of open files, as VMs use them,
+// name no process in /proc/locks, but each holder's fdinfo shows them; a VM's oldest holder, its launcher, has the
+// lowest number unless numbers wrapped around.
+std::string LockHolder(const struct stat& info) {
+  const std::string lock_name = LockName(info);
+  long holder = 0;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator("/proc", error)) {
+    const long pid = std::atol(entry.path().filename().c_str());
+    if (pid > 0 && pid != ::getpid() && (holder == 0 || pid < holder) && HoldsLock(entry.path(), lock_name))
+      holder = pid;
+  }
+  return holder > 0 ? " by process " + std::to_string(holder) : "";
 }
 
 void Lock(const OwnFd& file, bool read_only, const std::string& subject) {
@@ -82,11 +122,11 @@ OwnFd OpenImage(const DiskOption& disk, const std::string& subject, bool& direct
     direct_io = file.valid();
     // Some file systems have no direct I/O (EINVAL): then it goes through the page cache.
     if (file.valid()) return file;
-    if (errno != EINVAL) ThrowOpenError(subject, errno, !disk.read_only);
+    if (errno != EINVAL) ThrowOpenError(subject, errno, disk.read_only ? Use::kRead : Use::kWriteDisk);
   }
   direct_io = false;
   OwnFd file(::open(disk.path.c_str(), access));
-  if (!file.valid()) ThrowOpenError(subject, errno, !disk.read_only);
+  if (!file.valid()) ThrowOpenError(subject, errno, disk.read_only ? Use::kRead : Use::kWriteDisk);
   return file;
 }
 
@@ -95,7 +135,7 @@ OpenDisk OpenOne(const DiskOption& disk) {
   OpenDisk opened;
   opened.file = OpenImage(disk, subject, opened.direct_io);
   const struct stat info = StatOf(opened.file, subject);
-  if (S_ISDIR(info.st_mode)) ThrowOpenError(subject, EISDIR, false);
+  if (S_ISDIR(info.st_mode)) ThrowOpenError(subject, EISDIR, Use::kRead);
   opened.block_device = S_ISBLK(info.st_mode);
   if (!opened.block_device && !S_ISREG(info.st_mode)) {
     throw FatalError(subject + ": is neither a file nor a block device");
@@ -118,9 +158,9 @@ OpenDisk OpenOne(const DiskOption& disk) {
 OwnFd OpenSource(const std::string& what, const std::string& path) {
   const std::string subject = what + " '" + path + "'";
   OwnFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
-  if (!file.valid()) ThrowOpenError(subject, errno, false);
+  if (!file.valid()) ThrowOpenError(subject, errno, Use::kRead);
   const struct stat info = StatOf(file, subject);
-  if (S_ISDIR(info.st_mode)) ThrowOpenError(subject, EISDIR, false);
+  if (S_ISDIR(info.st_mode)) ThrowOpenError(subject, EISDIR, Use::kRead);
   if (!S_ISREG(info.st_mode)) throw FatalError(subject + ": is not a regular file");
   if (info.st_size == 0) throw FatalError(subject + ": the file is empty");
   return file;
@@ -140,9 +180,20 @@ std::vector<OpenDisk> OpenDisks(const std::vector<DiskOption>& disks) {
   return opened;
 }
 
+void DiskLocks::Add(const OwnFd& locked) { files_.push_back(OrThrow(DuplicateFd(locked.get()))); }
+
+DiskLocks::~DiskLocks() {
+  for (const OwnFd& file : files_) {
+    struct flock lock {};
+    lock.l_type = F_UNLCK;
+    lock.l_whence = SEEK_SET;
+    ::fcntl(file.get(), F_OFD_SETLK, &lock);
+  }
+}
+
 OwnFd OpenOutput(const std::string& path) {
   OwnFd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0600));
-  if (!file.valid()) ThrowOpenError("console output '" + path + "'", errno, true);
+  if (!file.valid()) ThrowOpenError("console output '" + path + "'", errno, Use::kWriteOutput);
   return file;
 }
 
@@ -157,8 +208,11 @@ OwnFd ListenAt(const std::string& path) {
   struct stat info {};
   if (::lstat(path.c_str(), &info) == 0) {
     if (!S_ISSOCK(info.st_mode)) throw FatalError(subject + ": something else is there; choose another path");
-    const OwnFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    if (::connect(probe.get(), name, sizeof address) == 0) throw FatalError(subject + ": is in use; choose another path");
+    // A datagram socket cannot connect to this one, so nobody notices; the error tells whether somebody is bound there.
+    const OwnFd probe(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    if (::connect(probe.get(), name, sizeof address) == 0 || errno == EPROTOTYPE) {
+      throw FatalError(subject + ": is in use; choose another path");
+    }
     ::unlink(path.c_str());
   }
   OwnFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Opens the user's files with the user's rights, and says in one line what is wrong with one. Nothing here reads a byte of
-// an image or a kernel. Launcher, main thread; throws FatalError.
+// Opens the user's files with the user's rights, and says in one line what is wrong with one. Nothing here reads a byte
+// of an image or a kernel. Launcher, main thread; throws FatalError.
 #pragma once
 
 #include <sys/types.h>
@@ -22,6 +22,21 @@ struct OpenDisk {
   bool block_device = false;
 };
 std::vector<OpenDisk> OpenDisks(const std::vector<DiskOption>& disks);
+
+// Lets go of the images' locks when it ends. The kernel would do so too, but only some time after the last process is
+// gone (an io_uring is taken down in the background), and the next VM may want the image at once. Must outlive the
+// broker.
+class DiskLocks {
+ public:
+  void Add(const OwnFd& locked);
+  DiskLocks() = default;
+  DiskLocks(const DiskLocks&) = delete;
+  DiskLocks& operator=(const DiskLocks&) = delete;
+  ~DiskLocks();
+
+ private:
+  std::vector<OwnFd> files_;
+};
 
 // A file that console output is appended to.
 OwnFd OpenOutput(const std::string& path);

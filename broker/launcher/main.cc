@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // bulkhead: the command. Holds the user's terminal and paths; no KVM and no guest memory.
+#include <fcntl.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <cstdio>
 
@@ -40,17 +42,28 @@ int Fail(int status, const std::string& line) {
   return status;
 }
 
+// Whoever starts this with 0, 1 or 2 closed must not see some other file get that number and be read or written as it.
+void FillStandardFds() {
+  for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
+    if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", O_RDWR) != fd) ::_exit(kFailure);
+  }
+}
+
 }  // namespace
 }  // namespace bulkhead::launcher
 
 int main(int argc, char** argv) {
   using namespace bulkhead;
+  launcher::FillStandardFds();
   ::signal(SIGPIPE, SIG_IGN);
   try {
     return launcher::Dispatch(launcher::ParseCommandLine({argv + 1, argv + argc}));
   } catch (const launcher::UsageError& error) {
     return launcher::Fail(launcher::kWrongCommandLine, error.what());
   } catch (const kj::Exception& error) {
+    if (error.getType() == kj::Exception::Type::DISCONNECTED) {
+      return launcher::Fail(launcher::kFailure, "the broker hung up before it answered; the VM may just have ended");
+    }
     return launcher::Fail(launcher::kFailure, ReasonOf(error));
   } catch (const std::exception& error) {
     return launcher::Fail(launcher::kFailure, error.what());

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Values of options: sizes, disks, streams, names, and QEMU's habits.
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <map>
+#include <set>
 
 #include "broker/launcher/options.h"
 
@@ -12,7 +14,8 @@ namespace {
 constexpr uint64_t kMinMemory = uint64_t{16} << 20;
 constexpr uint64_t kPageBytes = 4096;
 constexpr size_t kMaxNameBytes = 48;
-constexpr size_t kMaxSerialBytes = 20;
+constexpr size_t kMaxSerialBytes = 20;  // virtio 1.2 §5.2.6: VIRTIO_BLK_T_GET_ID
+constexpr uint32_t kMaxCpus = 64;
 
 bool ParseNumber(std::string_view text, uint64_t& value) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -36,15 +39,74 @@ void SetDiskWord(DiskOption& disk, const std::string& key, const std::string& va
   } else if (key == "direct") {
     disk.direct = ParseSwitch(key, value);
   } else if (key == "id") {
-    if (value.empty() || value.size() > kMaxSerialBytes) throw UsageError("--disk: id has 1 to 20 characters");
+    const bool printable = std::all_of(value.begin(), value.end(), [](char c) { return c > ' ' && c <= '~'; });
+    if (value.empty() || value.size() > kMaxSerialBytes || !printable) {
+      throw UsageError("--disk: id has 1 to 20 printable ASCII characters and no space, unlike '" + value + "'");
+    }
     disk.id = value;
   } else if (key == "queues") {
     uint64_t queues = 0;
-    if (!ParseNumber(value, queues) || queues < 1 || queues > 16) throw UsageError("--disk: queues is a number from 1 to 16");
+    if (!ParseNumber(value, queues) || queues < 1 || queues > 16)
+      throw UsageError("--disk: queues is a number from 1 to 16");
     disk.queues = static_cast<uint16_t>(queues);
   } else {
-    throw UsageError("--disk: unknown word '" + key + "'; known are format, readonly, id, direct and queues");
+    throw UsageError("--disk: unknown word '" + key +
+                     "'; known are format, readonly, id, direct and queues (a comma in a file's name is written ',,')");
   }
+}
+
+// The pieces between single commas; a double comma stands for a comma.
+std::vector<std::string> SplitAtCommas(const std::string& text) {
+  std::vector<std::string> pieces(1);
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != ',') {
+      pieces.back() += text[i];
+    } else if (i + 1 < text.size() && text[i + 1] == ',') {
+      pieces.back() += text[++i];
+    } else {
+      pieces.emplace_back();
+    }
+  }
+  return pieces;
+}
+
+bool TakesValue(const std::string& word) {
+  static const std::set<std::string> kWords{"-m",
+                                            "-c",
+                                            "--name",
+                                            "--memory",
+                                            "--cpus",
+                                            "--kernel",
+                                            "--initrd",
+                                            "--append",
+                                            "--disk",
+                                            "--console",
+                                            "--display",
+                                            "--virtio-console",
+                                            "--config",
+                                            "--timeout",
+                                            "--debug-console",
+                                            "--exit-deadline",
+                                            "--on-device-failure"};
+  return kWords.count(word) != 0;
+}
+
+[[noreturn]] void RefuseForeign(const std::string& word) {
+  if (word == "-cdrom" || word == "-boot") {
+    throw UsageError(word +
+                     ": not supported by this version, which has no firmware to boot a CD or a disk by; give a "
+                     "kernel with --kernel FILE");
+  }
+  if (word == "-drive" || word == "-device" || word == "-blockdev") {
+    throw UsageError(word + ": not supported by this version; give an image with --disk FILE");
+  }
+  if (word == "-serial" || word == "-monitor" || word == "-chardev") {
+    throw UsageError(word + ": not supported; the serial port is --console stdio, pty, unix=PATH, file=PATH or none");
+  }
+  if (word == "-net" || word == "-nic" || word == "-netdev" || word == "--net") {
+    throw UsageError(word + ": not supported by this version, which has no network device");
+  }
+  throw UsageError(word + ": not supported by this version, which has no display");
 }
 
 }  // namespace
@@ -70,18 +132,30 @@ uint64_t ParseMemory(const std::string& text) {
 
 DiskOption ParseDisk(const std::string& text) {
   DiskOption disk;
-  size_t at = text.find(',');
-  disk.path = text.substr(0, at);
+  const std::vector<std::string> words = SplitAtCommas(text);
+  disk.path = words[0];
   if (disk.path.starts_with("file=")) disk.path.erase(0, 5);
   if (disk.path.empty()) throw UsageError("--disk: name an image, as in --disk disk.img");
-  while (at != std::string::npos) {
-    const size_t end = text.find(',', at + 1);
-    const std::string word = text.substr(at + 1, end == std::string::npos ? end : end - at - 1);
-    const size_t equals = word.find('=');
-    SetDiskWord(disk, word.substr(0, equals), equals == std::string::npos ? "" : word.substr(equals + 1));
-    at = end;
+  for (size_t i = 1; i < words.size(); ++i) {
+    const size_t equals = words[i].find('=');
+    SetDiskWord(disk, words[i].substr(0, equals), equals == std::string::npos ? "" : words[i].substr(equals + 1));
   }
   return disk;
+}
+
+uint32_t ParseCpus(const std::string& text) {
+  std::string_view digits = text;
+  if (digits.starts_with("cpus=")) digits.remove_prefix(5);
+  uint64_t number = 0;
+  if (!ParseNumber(digits, number) || number < 1 || number > kMaxCpus) {
+    throw UsageError("-c: '" + text + "' is not a number from 1 to " + std::to_string(kMaxCpus));
+  }
+  return static_cast<uint32_t>(number);
+}
+
+std::string DoubleCommas(std::string path) {
+  for (size_t at = path.find(','); at != std::string::npos; at = path.find(',', at + 2)) path.insert(at, 1, ',');
+  return path;
 }
 
 StreamOption ParseStream(const std::string& what, const std::string& text) {
@@ -96,7 +170,8 @@ StreamOption ParseStream(const std::string& what, const std::string& text) {
 
 void CheckName(const std::string& name) {
   const auto plain = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
+           c == '-';
   };
   const bool ok = !name.empty() && name.size() <= kMaxNameBytes && name[0] != '.' && name[0] != '-' &&
                   std::all_of(name.begin(), name.end(), plain);
@@ -108,27 +183,27 @@ void CheckName(const std::string& name) {
 
 std::vector<std::string> TranslateHabits(const std::vector<std::string>& arguments) {
   static const std::map<std::string, std::string> kSame{
-      {"-kernel", "--kernel"}, {"-initrd", "--initrd"}, {"-append", "--append"}, {"-name", "--name"},
-      {"-smp", "--cpus"},      {"-hda", "--disk"},      {"-hdb", "--disk"},      {"-hdc", "--disk"},
+      {"-kernel", "--kernel"}, {"-initrd", "--initrd"},  {"-append", "--append"}, {"-name", "--name"},
+      {"-smp", "--cpus"},      {"-hda", "--disk"},       {"-hdb", "--disk"},      {"-hdc", "--disk"},
       {"-hdd", "--disk"},      {"-display", "--display"}};
+  static const std::set<std::string> kForeign{"-cdrom",   "-boot",    "-net",      "-nic",    "-netdev",
+                                              "--net",    "-drive",   "-device",   "-serial", "-vnc",
+                                              "-monitor", "-chardev", "-blockdev", "-vga"};
   std::vector<std::string> translated;
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& word = arguments[i];
-    if (word == "-cdrom" || word == "-boot" || word == "-net" || word == "-nic" || word == "-netdev" || word == "--net" ||
-        word == "-drive" || word == "-vnc") {
-      throw UsageError(word + ": this version has no such device yet; it boots --kernel with raw --disk images");
-    }
+    if (kForeign.count(word) != 0 || word.starts_with("--net=")) RefuseForeign(word.substr(0, word.find('=')));
     if (word == "-nographic") continue;  // as it is here anyway
-    const auto same = kSame.find(word);
-    if (same == kSame.end()) {
-      translated.push_back(word);
-      continue;
+    // Of -m512 and -c4 the value may stand beside the letter; -machine and -cpu are other options of QEMU's.
+    if ((word.starts_with("-m") || word.starts_with("-c")) && word.size() > 2 && std::isalpha(word[2]) != 0) {
+      throw UsageError("unknown option '" + word + "' (see `bulkhead run --help`)");
     }
-    translated.push_back(same->second);
-    if (i + 1 == arguments.size()) continue;
-    std::string value = arguments[++i];
-    if (word == "-smp" && value.starts_with("cpus=")) value.erase(0, 5);
-    translated.push_back(value);
+    const auto same = kSame.find(word);
+    translated.push_back(same == kSame.end() ? word : same->second);
+    // A value is passed on as it is, even one that looks like an option.
+    if ((same == kSame.end() && !TakesValue(word)) || i + 1 == arguments.size()) continue;
+    const std::string& value = arguments[++i];
+    translated.push_back(word.starts_with("-hd") ? DoubleCommas(value) : value);
   }
   return translated;
 }

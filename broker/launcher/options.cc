@@ -4,8 +4,10 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 
 #include "broker/launcher/config_file.h"
+#include "broker/launcher/suggestion.h"
 
 namespace bulkhead::launcher {
 namespace {
@@ -19,11 +21,35 @@ constexpr const char* kExamples = R"(Examples:
   bulkhead ps
   bulkhead stop web1
 
-Each device of a VM is emulated in a sandboxed process of its own. See bulkhead(1).)";
+`bulkhead COMMAND --help` explains a command. Each device of a VM is emulated in a sandboxed process of its own. See
+bulkhead(1).)";
+
+constexpr const char* kRunHelp = R"(Examples:
+  bulkhead run --kernel vmlinuz --initrd initrd.img --append "console=ttyS0"
+      boots a kernel on this terminal: Ctrl-a h lists the keys there, Ctrl-a x ends the VM
+  bulkhead run -m 2G -c 4 --name web1 --kernel vmlinuz --append "console=ttyS0 root=/dev/vda1" --disk disk.img
+      boots a Debian disk's kernel with that disk as /dev/vda
+  bulkhead run --kernel vmlinuz --disk data.img,readonly,id=DATA --console file=web1.log
+      with a disk that cannot be written, and the console's output in a file
+  bulkhead run --config web1.toml -m 4G
+      options from a file, in which `memory = "2G"` is --memory 2G; what stands here counts more
+
+Of QEMU's options -m 512, -smp 2, -hda FILE, -kernel, -initrd, -append, -name and -nographic work too.
+SIGTERM and SIGINT press the guest's power button; a second one ends the VM. The exit status is 0 when the guest powers
+off or resets or when you end it, 1 for a failure, 2 for a wrong command line.)";
+
+constexpr const char* kCheckHelp = R"(Examples:
+  bulkhead check                    a table; the exit status is 0 if VMs run here
+  bulkhead check --stock-kernels    for scripts: the exit status is 0 if unmodified kernels run here)";
+
+constexpr const char* kStopHelp = R"(Examples:
+  bulkhead stop web1                        presses the power button, waits 30 s, then says so
+  bulkhead stop web1 --timeout 60 --force   kills it when 60 s are over)";
 
 // What CLI11 gathers before it is checked.
 struct Raw {
   std::string memory = "128M";
+  std::string cpus = "1";
   std::vector<std::string> disks;
   std::string console = "stdio";
   std::string virtio_console;
@@ -36,32 +62,41 @@ struct Raw {
 void AddRunOptions(CLI::App& app, RunOptions& run, Raw& raw) {
   // Of a file's setting and the command line's, the later one, the command line's, counts.
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-  app.add_option("--name", run.name, "name of the VM, unique on this host for this user (default: vm-PID)");
-  app.add_option("-m,--memory", raw.memory, "memory: 512 (MiB), 512M, 2G (default 128M)");
-  app.add_option("-c,--cpus", run.cpus, "number of vCPUs, 1 to 64 (default 1)");
-  app.add_option("--kernel", run.kernel, "kernel: a bzImage or an ELF vmlinux");
-  app.add_option("--initrd", run.initrd, "initial RAM disk");
-  app.add_option("--append", run.append, "kernel command line");
+  app.add_option("--name", run.name, "name of the VM, unique for this user (default: vm-PID)")->type_name("NAME");
+  app.add_option("-m,--memory", raw.memory, "memory: 512 (MiB), 512M, 2G (default 128M)")->type_name("SIZE");
+  app.add_option("-c,--cpus", raw.cpus, "number of vCPUs, 1 to 64 (default 1)")->type_name("N");
+  app.add_option("--kernel", run.kernel, "kernel: a bzImage or an ELF vmlinux")->type_name("FILE");
+  app.add_option("--initrd", run.initrd, "initial RAM disk")->type_name("FILE");
+  app.add_option("--append", run.append, "kernel command line")->type_name("STRING");
   app.add_option("--disk", raw.disks,
-                 "FILE[,readonly][,id=NAME][,direct=on|off][,queues=N]: a raw image or a block device; repeatable")
+                 "a raw image or a block device, with [,readonly][,id=NAME][,direct=off][,queues=N]; repeatable")
+      ->type_name("FILE")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  app.add_option("--console", raw.console, "serial port ttyS0: stdio (default), pty, unix=PATH, file=PATH or none");
-  app.add_option("--virtio-console", raw.virtio_console, "virtio console hvc0: the same words (default: no such device)");
-  app.add_option("--debug-console", raw.debug_console, "debug port 0x402: stdio, file=PATH or none (default)");
-  app.add_option("--display", raw.display, "none (no display in this version)");
+  app.add_option("--console", raw.console, "serial port ttyS0: stdio (default), pty, unix=PATH, file=PATH or none")
+      ->type_name("STREAM");
+  app.add_option("--virtio-console", raw.virtio_console,
+                 "virtio console hvc0: the same words (default: no such device)")
+      ->type_name("STREAM");
+  app.add_option("--debug-console", raw.debug_console, "debug port 0x402: stdio, file=PATH or none (default)")
+      ->type_name("STREAM");
+  app.add_option("--display", raw.display, "none (no display in this version)")->type_name("WORD");
   app.add_flag("--reboot", run.reboot, "boot again when the guest resets; without it a reset ends the VM");
   app.add_option("--on-device-failure", raw.on_device_failure,
-                 "when a device process dies or hangs: stop the VM (default), or keep it running without the device");
-  app.add_option("--exit-deadline", run.exit_deadline_ms, "milliseconds a vCPU waits for a device (default 5000)");
-  app.add_option("--config", raw.config, "read options from a TOML file; the command line wins");
+                 "when a device process dies or hangs: stop the VM (default), or keep it running without")
+      ->type_name("WORD");
+  app.add_option("--exit-deadline", run.exit_deadline_ms, "milliseconds a vCPU waits for a device (default 5000)")
+      ->type_name("N");
+  app.add_option("--config", raw.config, "read options from a TOML file; the command line wins")->type_name("FILE");
+  app.footer(kRunHelp);
 }
 
 void FinishRun(RunOptions& run, const Raw& raw) {
   if (run.name.empty()) run.name = "vm-" + std::to_string(::getpid());
   CheckName(run.name);
   run.memory_bytes = ParseMemory(raw.memory);
-  if (run.cpus < 1 || run.cpus > 64) throw UsageError("-c: " + std::to_string(run.cpus) + " is not a number from 1 to 64");
-  if (run.kernel.empty()) throw UsageError("give a kernel with --kernel FILE: this version has no firmware to boot a disk by");
+  run.cpus = ParseCpus(raw.cpus);
+  if (run.kernel.empty())
+    throw UsageError("give a kernel with --kernel FILE: this version has no firmware to boot a disk by");
   for (const std::string& disk : raw.disks) run.disks.push_back(ParseDisk(disk));
   run.console = ParseStream("--console", raw.console);
   if (!raw.virtio_console.empty()) run.virtio_console = ParseStream("--virtio-console", raw.virtio_console);
@@ -81,12 +116,39 @@ void FinishRun(RunOptions& run, const Raw& raw) {
   run.keep_on_device_failure = raw.on_device_failure == "keep";
 }
 
-std::string FindConfig(const std::vector<std::string>& arguments) {
+std::vector<std::string> FindConfigs(const std::vector<std::string>& arguments) {
+  std::vector<std::string> paths;
   for (size_t i = 0; i < arguments.size(); ++i) {
-    if (arguments[i] == "--config" && i + 1 < arguments.size()) return arguments[i + 1];
-    if (arguments[i].starts_with("--config=")) return arguments[i].substr(9);
+    if (arguments[i] == "--config" && i + 1 < arguments.size()) paths.push_back(arguments[i + 1]);
+    if (arguments[i].starts_with("--config=")) paths.push_back(arguments[i].substr(9));
   }
-  return "";
+  return paths;
+}
+
+// What is wrong with the first word that nothing takes.
+std::string DescribeStranger(CLI::App& app) {
+  const auto commands = app.get_subcommands();
+  CLI::App& command = commands.empty() ? app : *commands.front();
+  const std::vector<std::string> strangers = app.remaining(true);
+  const auto option = std::find_if(strangers.begin(), strangers.end(), [](const auto& word) { return word[0] == '-'; });
+  const std::string word = option != strangers.end() ? *option : strangers.empty() ? "?" : strangers.front();
+  const std::string title = commands.empty() ? "bulkhead" : "bulkhead " + command.get_name();
+  const std::string see = " (see `" + title + " --help`)";
+
+  std::vector<std::string> known;
+  if (word.starts_with("-")) {
+    for (const CLI::Option* each : command.get_options()) {
+      for (const std::string& name : each->get_lnames()) known.push_back("--" + name);
+    }
+  } else if (commands.empty()) {
+    for (const CLI::App* each : app.get_subcommands([](CLI::App*) { return true; })) known.push_back(each->get_name());
+  } else {
+    return "unexpected word '" + word + "': `" + title + "` takes no such argument; is an option missing before it?" +
+           see;
+  }
+  const std::string nearest = NearestWord(word.substr(0, word.find('=')), known);
+  return (word.starts_with("-") ? "unknown option '" : "unknown command '") + word + "'" +
+         (nearest.empty() ? "" : "; did you mean " + nearest + "?") + see;
 }
 
 std::string OneLine(std::string text) {
@@ -96,73 +158,78 @@ std::string OneLine(std::string text) {
   return text;
 }
 
+void AddCommands(CLI::App& app, CommandLine& line, Raw& raw) {
+  app.footer(kExamples);
+  app.set_version_flag("--version", "bulkhead " BULKHEAD_VERSION);
+  const auto add = [&](const char* name, const char* what, Command command) {
+    CLI::App* added = app.add_subcommand(name, what);
+    added->parse_complete_callback([&line, command] { line.command = command; });
+    return added;
+  };
+  AddRunOptions(*add("run", "run a VM in the foreground", Command::kRun), line.run, raw);
+  CLI::App* check = add("check", "what this host's KVM can do, found by trying, and what is missing", Command::kCheck);
+  check->add_flag("--json", line.check.json, "as JSON");
+  check->add_flag("--stock-kernels", line.check.stock_kernels,
+                  "say nothing and exit 0 if unmodified kernels can run here, else say why not and exit 1");
+  check->footer(kCheckHelp);
+  CLI::App* ps = add("ps", "the VMs of this user", Command::kPs);
+  ps->add_flag("--json", line.vm.json, "as JSON");
+  CLI::App* stop = add("stop", "press a VM's power button and wait for its end", Command::kStop);
+  stop->add_option("NAME", line.vm.name, "the VM")->required()->type_name("");
+  stop->add_option("--timeout", line.vm.timeout_s, "seconds to wait (default 30)")->type_name("S");
+  stop->add_flag("--force", line.vm.force, "kill it when the time is up");
+  stop->footer(kStopHelp);
+  CLI::App* kill = add("kill", "end a VM now", Command::kKill);
+  kill->add_option("NAME", line.vm.name, "the VM")->required()->type_name("");
+  CLI::App* inspect = add("inspect", "a VM's processes and what the kernel lets them do", Command::kInspect);
+  inspect->add_option("NAME", line.vm.name, "the VM")->required()->type_name("");
+  inspect->add_flag("--json", line.vm.json, "as JSON");
+  app.get_formatter()->column_width(28);
+}
+
+// This command's own words: "help COMMAND" and QEMU's habits put into them, configuration files' before the user's.
+std::vector<std::string> Prepare(std::vector<std::string> arguments) {
+  if (!arguments.empty() && arguments[0] == "help") {
+    arguments.erase(arguments.begin());
+    arguments.emplace_back("--help");
+  }
+  arguments = TranslateHabits(arguments);
+  if (arguments.empty() || arguments[0] != "run") return arguments;
+  std::vector<std::string> configured;
+  for (const std::string& path : FindConfigs(arguments)) {
+    const auto words = ReadConfigFile(path);
+    configured.insert(configured.end(), words.begin(), words.end());
+  }
+  arguments.insert(arguments.begin() + 1, configured.begin(), configured.end());
+  return arguments;
+}
+
 }  // namespace
 
 CommandLine ParseCommandLine(std::vector<std::string> arguments) {
   CommandLine line;
   Raw raw;
   CLI::App app("Bulkhead: virtual machines for KVM, each device in a sandbox of its own", "bulkhead");
-  app.footer(kExamples);
-  app.set_version_flag("--version", "bulkhead " BULKHEAD_VERSION);
-  CLI::App* run = app.add_subcommand("run", "run a VM in the foreground");
-  AddRunOptions(*run, line.run, raw);
-  CLI::App* check = app.add_subcommand("check", "what this host's KVM can do, found by trying, and what is missing");
-  check->add_flag("--json", line.check.json, "as JSON");
-  check->add_flag("--stock-kernels", line.check.stock_kernels,
-                  "say nothing and exit 0 if unmodified kernels can run here, else say why not and exit 1");
-  CLI::App* ps = app.add_subcommand("ps", "the VMs of this user");
-  ps->add_flag("--json", line.vm.json, "as JSON");
-  CLI::App* stop = app.add_subcommand("stop", "press a VM's power button and wait for its end");
-  stop->add_option("NAME", line.vm.name, "the VM")->required();
-  stop->add_option("--timeout", line.vm.timeout_s, "seconds to wait (default 30)");
-  stop->add_flag("--force", line.vm.force, "kill it when the time is up");
-  CLI::App* kill = app.add_subcommand("kill", "end a VM now");
-  kill->add_option("NAME", line.vm.name, "the VM")->required();
-  CLI::App* inspect = app.add_subcommand("inspect", "a VM's processes and what the kernel lets them do");
-  inspect->add_option("NAME", line.vm.name, "the VM")->required();
-  inspect->add_flag("--json", line.vm.json, "as JSON");
-
-  arguments = TranslateHabits(arguments);
-  if (!arguments.empty() && arguments[0] == "run") {
-    const std::string config = FindConfig(arguments);
-    if (!config.empty()) {
-      const auto words = ReadConfigFile(config);
-      arguments.insert(arguments.begin() + 1, words.begin(), words.end());
-    }
-  }
-  if (arguments.empty()) {
-    line.help = app.help();
-    return line;
-  }
+  AddCommands(app, line, raw);
+  arguments = Prepare(std::move(arguments));
   try {
-    std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
-    app.parse(reversed);
+    app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
   } catch (const CLI::CallForVersion& version) {
+    line.command = Command::kHelp;
     line.help = std::string(version.what()) + "\n";
     return line;
   } catch (const CLI::CallForHelp&) {
-    for (CLI::App* command : app.get_subcommands()) line.help = command->help();
+    line.command = Command::kHelp;
+    for (CLI::App* command : app.get_subcommands()) line.help = command->help("bulkhead");
     if (line.help.empty()) line.help = app.help();
     return line;
+  } catch (const CLI::ExtrasError&) {
+    throw UsageError(DescribeStranger(app));
   } catch (const CLI::ParseError& error) {
     throw UsageError(OneLine(error.what()) + " (see `bulkhead --help`)");
   }
-  if (run->parsed()) {
-    line.command = Command::kRun;
-    FinishRun(line.run, raw);
-  } else if (check->parsed()) {
-    line.command = Command::kCheck;
-  } else if (ps->parsed()) {
-    line.command = Command::kPs;
-  } else if (stop->parsed()) {
-    line.command = Command::kStop;
-  } else if (kill->parsed()) {
-    line.command = Command::kKill;
-  } else if (inspect->parsed()) {
-    line.command = Command::kInspect;
-  } else {
-    line.help = app.help();
-  }
+  if (line.command == Command::kHelp) line.help = app.help();
+  if (line.command == Command::kRun) FinishRun(line.run, raw);
   return line;
 }
 

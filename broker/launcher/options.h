@@ -72,9 +72,11 @@ CommandLine ParseCommandLine(std::vector<std::string> arguments);
 
 // Pieces of it, for the configuration file and tests. `what` names the option in errors.
 uint64_t ParseMemory(const std::string& text);  // "512" is MiB; K, M, G, T
-DiskOption ParseDisk(const std::string& text);
+uint32_t ParseCpus(const std::string& text);    // "4", and QEMU's "cpus=4"
+DiskOption ParseDisk(const std::string& text);  // "FILE,word,word=value"; a comma in FILE is written twice
 StreamOption ParseStream(const std::string& what, const std::string& text);
 void CheckName(const std::string& name);
+std::string DoubleCommas(std::string path);
 // QEMU's single-dash habits as this command's own words.
 std::vector<std::string> TranslateHabits(const std::vector<std::string>& arguments);
 

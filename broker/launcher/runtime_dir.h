@@ -12,18 +12,20 @@ namespace bulkhead::launcher {
 
 class RuntimeDir {
  public:
-  // $BULKHEAD_RUNTIME_DIR, /run/bulkhead for root, $XDG_RUNTIME_DIR/bulkhead, or /tmp/bulkhead-UID; made if missing, and
-  // refused if somebody else could write there.
+  // $BULKHEAD_RUNTIME_DIR, /run/bulkhead for root, $XDG_RUNTIME_DIR/bulkhead, or /tmp/bulkhead-UID; made if missing,
+  // and refused if somebody else could write there.
   RuntimeDir();
 
   const std::string& path() const { return path_; }
-  std::string SocketOf(const std::string& name) const { return path_ + "/" + name + ".sock"; }
+  std::string SocketOf(const std::string& name) const;
 
   // Takes a name for a VM; its files go with the lock.
   class NameLock {
    public:
-    NameLock(std::string path_without_suffix, OwnFd lock) : path_(std::move(path_without_suffix)), lock_(std::move(lock)) {}
+    NameLock(std::string path_without_suffix, OwnFd lock)
+        : path_(std::move(path_without_suffix)), lock_(std::move(lock)) {}
     NameLock(NameLock&&) = default;
+    NameLock& operator=(NameLock&&) = delete;
     ~NameLock();
 
    private:
@@ -32,11 +34,13 @@ class RuntimeDir {
   };
   NameLock LockName(const std::string& name) const;
 
+  // Whether a VM holds this name; if not, what one left behind is removed.
+  bool Lives(const std::string& name) const;
   // Names of the VMs that live; what others left behind is removed.
   std::vector<std::string> LiveNames() const;
 
  private:
-  std::string LockOf(const std::string& name) const { return path_ + "/" + name + ".lock"; }
+  std::string LockOf(const std::string& name) const;
 
   std::string path_;
 };

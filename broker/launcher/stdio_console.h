@@ -1,30 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// The user's terminal, or whatever stdin and stdout are, joined to a guest's console. The terminal stays the launcher's: the
-// console process only has one end of a socketpair. Two threads of the launcher carry the bytes.
+// The user's terminal, or whatever stdin and stdout are, joined to a guest's console. The terminal stays the
+// launcher's: the console process only has one end of a socketpair. Two threads of the launcher carry the bytes; what
+// the guest writes is passed on as it is.
 #pragma once
 
-#include <termios.h>
-
 #include <functional>
-#include <optional>
+#include <string>
 #include <thread>
 
+#include "broker/launcher/terminal.h"
 #include "ipc/fd.h"
 
 namespace bulkhead::launcher {
-
-// Raw mode of the terminal on stdin, if it is one, for as long as this lives.
-class RawTerminal {
- public:
-  RawTerminal();
-  ~RawTerminal();
-  RawTerminal(const RawTerminal&) = delete;
-  RawTerminal& operator=(const RawTerminal&) = delete;
-  bool active() const { return saved_.has_value(); }
-
- private:
-  std::optional<termios> saved_;
-};
 
 class StdioConsole {
  public:
@@ -34,20 +21,32 @@ class StdioConsole {
   };
 
   StdioConsole();
+  ~StdioConsole();  // what is still unwritten is lost
+  StdioConsole(const StdioConsole&) = delete;
+  StdioConsole& operator=(const StdioConsole&) = delete;
+
   // The guest's end; given away once, before Start.
   OwnFd TakeGuestEnd() { return std::move(guest_end_); }
-  // Begins to carry bytes. With `raw`, Ctrl-a starts a command to the launcher.
-  void Start(bool raw, Keys keys);
-  // Writes what the guest's side still holds, until that side is closed.
-  void Drain();
+  void StartOutput();
+  // From a terminal, Ctrl-a starts a command to the launcher. `terminal` and `keys` are used until StopInput returns.
+  void StartInput(const RawTerminal& terminal, Keys keys);
+  void StopInput();
+  bool carries_output() const { return output_.joinable(); }
+  // An eventfd that is signalled when the guest's end is closed and all that came from it is written.
+  int output_ended() const { return output_ended_.get(); }
 
  private:
-  void CarryInput(bool raw, const Keys& keys);
+  void CarryInput(const RawTerminal& terminal, const Keys& keys);
   void CarryOutput();
+  // Takes one byte of the terminal's; false after the command that ends everything.
   bool TakeKey(char key, bool& after_prefix, const Keys& keys, std::string& out);
 
   OwnFd our_end_;
   OwnFd guest_end_;
+  OwnFd stop_input_;
+  OwnFd stop_output_;
+  OwnFd output_ended_;
+  std::thread input_;
   std::thread output_;
 };
 

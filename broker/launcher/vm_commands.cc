@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `bulkhead ps`, `stop` and `kill`: the VMs that run, through their control sockets.
+#include <signal.h>
+
 #include <cstdio>
 #include <ctime>
 #include <nlohmann/json.hpp>
@@ -7,9 +9,13 @@
 #include "broker/launcher/broker_process.h"
 #include "broker/launcher/commands.h"
 #include "broker/launcher/runtime_dir.h"
+#include "broker/launcher/vm_report.h"
 
 namespace bulkhead::launcher {
 namespace {
+
+constexpr auto kGonePause = 10 * kj::MILLISECONDS;
+constexpr int kGoneAttempts = 1000;
 
 std::string Uptime(int64_t started_at_unix) {
   const int64_t seconds = std::time(nullptr) - started_at_unix;
@@ -28,17 +34,67 @@ void PrintRow(control::VmReport::Reader report) {
 }
 
 nlohmann::json Json(control::VmReport::Reader report) {
-  nlohmann::json out{{"name", report.getName().cStr()},
-                     {"state", report.getState().cStr()},
-                     {"vcpus", report.getVcpuCount()},
-                     {"memory_bytes", report.getMemoryBytes()},
-                     {"started_at", report.getStartedAtUnix()},
-                     {"broker_pid", report.getBrokerPid()},
+  nlohmann::json out{{"name", report.getName().cStr()},         {"state", report.getState().cStr()},
+                     {"vcpus", report.getVcpuCount()},          {"memory_bytes", report.getMemoryBytes()},
+                     {"started_at", report.getStartedAtUnix()}, {"broker_pid", report.getBrokerPid()},
                      {"processes", nlohmann::json::array()}};
   for (auto process : report.getProcesses()) {
     out["processes"].push_back({{"name", process.getName().cStr()}, {"pid", process.getPid()}});
   }
   return out;
+}
+
+// One VM's line; one that does not answer is shown all the same, so that it can be killed by its name.
+void PrintVm(kj::AsyncIoContext& io, const std::string& name, nlohmann::json* all) {
+  const char* state = "starting";  // or just ending
+  try {
+    VmConnection connection(io, name);
+    KJ_IF_MAYBE (response, AskForReport(io, connection.control())) {
+      if (all != nullptr) {
+        all->push_back(Json(response->getReport()));
+      } else {
+        PrintRow(response->getReport());
+      }
+      return;
+    }
+    state = "silent";
+  } catch (const FatalError&) {
+  }
+  if (all != nullptr) {
+    all->push_back({{"name", name}, {"state", state}});
+  } else {
+    std::printf("%-20s %-9s %5s %9s %7s  %s\n", name.c_str(), state, "-", "-", "-", "-");
+  }
+}
+
+// Resolves to true when the VM has ended, which its broker says or shows by hanging up, to false when the time is up.
+kj::Promise<bool> EndsWithin(kj::AsyncIoContext& io, control::VmControl::Client vm, kj::Duration time) {
+  auto ended = vm.waitForEndRequest().send().then([](auto) { return true; }, [](kj::Exception&&) { return true; });
+  return ended.exclusiveJoin(io.provider->getTimer().afterDelay(time).then([] { return false; }));
+}
+
+// Returns when nothing is left of a VM that has ended, so that its name and its images can be used again.
+void WaitUntilGone(kj::AsyncIoContext& io, const std::string& name) {
+  const RuntimeDir directory;
+  for (int attempt = 0; directory.Lives(name); ++attempt) {
+    if (attempt == kGoneAttempts) {
+      throw FatalError("VM '" + name +
+                       "': it has ended, but its `bulkhead run` has not; is that stopped, or its output "
+                       "not being read?");
+    }
+    io.provider->getTimer().afterDelay(kGonePause).wait(io.waitScope);
+  }
+}
+
+// A broker that does not answer is ended by signal; everything of the VM goes with it.
+void KillVm(kj::AsyncIoContext& io, VmConnection& connection, const std::string& name) {
+  auto vm = connection.control();
+  auto ended = EndsWithin(io, vm, kPatience);
+  SendAndForget(vm.killRequest());
+  if (!ended.wait(io.waitScope) && ::kill(connection.broker_pid(), SIGKILL) != 0 && errno != ESRCH) {
+    ThrowErrno("VM '" + name + "': kill its broker");
+  }
+  WaitUntilGone(io, name);
 }
 
 }  // namespace
@@ -47,19 +103,7 @@ int PsCommand(const VmCommandOptions& options) {
   auto io = kj::setupAsyncIo();
   nlohmann::json all = nlohmann::json::array();
   if (!options.json) std::printf("%-20s %-9s %5s %9s %7s  %s\n", "NAME", "STATE", "VCPUS", "MEMORY", "UPTIME", "PIDS");
-  for (const std::string& name : RuntimeDir().LiveNames()) {
-    try {
-      VmConnection vm(io, name);
-      auto response = vm.control().reportRequest().send().wait(io.waitScope);
-      if (options.json) {
-        all.push_back(Json(response.getReport()));
-      } else {
-        PrintRow(response.getReport());
-      }
-    } catch (const FatalError&) {  // it is just starting or has just ended
-    } catch (const kj::Exception&) {
-    }
-  }
+  for (const std::string& name : RuntimeDir().LiveNames()) PrintVm(io, name, options.json ? &all : nullptr);
   if (options.json) std::printf("%s\n", all.dump(2).c_str());
   return 0;
 }
@@ -68,26 +112,25 @@ int StopCommand(const VmCommandOptions& options) {
   auto io = kj::setupAsyncIo();
   VmConnection connection(io, options.name);
   auto vm = connection.control();
-  vm.pressPowerButtonRequest().send().wait(io.waitScope);
-  // The broker hangs up when it has ended.
-  auto ended = vm.waitForEndRequest().send().then([](auto) { return true; }, [](kj::Exception&&) { return true; });
-  auto late = io.provider->getTimer().afterDelay(options.timeout_s * kj::SECONDS).then([] { return false; });
-  if (ended.exclusiveJoin(kj::mv(late)).wait(io.waitScope)) return 0;
-  if (!options.force) {
-    throw FatalError("VM '" + options.name + "': the guest did not shut down within " +
-                     std::to_string(options.timeout_s) + " s; wait longer with --timeout, or end it with `bulkhead kill " +
-                     options.name + "`");
+  auto ended = EndsWithin(io, vm, options.timeout_s * kj::SECONDS);
+  SendAndForget(vm.pressPowerButtonRequest());
+  if (ended.wait(io.waitScope)) {
+    WaitUntilGone(io, options.name);
+    return 0;
   }
-  return KillCommand(options);
+  if (options.force) {
+    KillVm(io, connection, options.name);
+    return 0;
+  }
+  throw FatalError("VM '" + options.name + "': the guest did not shut down within " +
+                   std::to_string(options.timeout_s) +
+                   " s; wait longer with --timeout, or end it with `bulkhead kill " + options.name + "`");
 }
 
 int KillCommand(const VmCommandOptions& options) {
   auto io = kj::setupAsyncIo();
   VmConnection connection(io, options.name);
-  auto vm = connection.control();
-  auto ended = vm.waitForEndRequest().send().then([](auto) {}, [](kj::Exception&&) {});
-  vm.killRequest().send().then([](auto) {}, [](kj::Exception&&) {}).wait(io.waitScope);
-  ended.wait(io.waitScope);
+  KillVm(io, connection, options.name);
   return 0;
 }
 

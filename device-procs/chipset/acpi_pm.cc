@@ -151,8 +151,7 @@ void AcpiPm::Save(state::AcpiPmState::Builder state) const {
 void AcpiPm::Restore(state::AcpiPmState::Reader state) {
   // Of the ticks before, only the 32 bits that a guest can see and which half of the period was looked at
   // matter.
-  const uint64_t periods_behind =
-      (state.getTimerTicks() >> kHalfPeriodBits) != state.getCheckedHalfPeriod() ? 1 : 0;
+  const uint64_t periods_behind = (state.getTimerTicks() >> kHalfPeriodBits) != state.getCheckedHalfPeriod() ? 1 : 0;
   status_ = state.getStatus() & kStatusBits;
   enable_ = state.getEnable() & kEvents;
   control_ = state.getControl() & kControlKept;

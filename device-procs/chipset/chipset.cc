@@ -123,9 +123,8 @@ Result<void> Chipset::Restore(capnp::AnyPointer::Reader state) {
   auto malformed = kj::runCatchingExceptions([&] {
     const auto saved = state.getAs<state::ChipsetState>();
     if (saved.getVersion() == 0 || saved.getVersion() > kStateVersion) {
-      restored =
-          Error{EPROTO, "the saved state of the chipset has version " + std::to_string(saved.getVersion()) +
-                            ", this program knows 1 to " + std::to_string(kStateVersion)};
+      restored = Error{EPROTO, "the saved state of the chipset has version " + std::to_string(saved.getVersion()) +
+                                   ", this program knows 1 to " + std::to_string(kStateVersion)};
       return;
     }
     restored = cmos_.Restore(saved.getCmos());
@@ -139,8 +138,8 @@ Result<void> Chipset::Restore(capnp::AnyPointer::Reader state) {
     reset_control_.Restore(saved.getResetControl());
   });
   KJ_IF_MAYBE (exception, malformed) {
-    return Error{EPROTO, std::string("the saved state of the chipset is malformed: ") +
-                             exception->getDescription().cStr()};
+    return Error{EPROTO,
+                 std::string("the saved state of the chipset is malformed: ") + exception->getDescription().cStr()};
   }
   return restored;
 }

@@ -21,9 +21,7 @@ int64_t RealtimeNs() { return Now(CLOCK_REALTIME); }
 int64_t MonotonicNs() { return Now(CLOCK_MONOTONIC); }
 
 Timer::Timer(device::EventLoop& loop, clockid_t clock, std::function<void()> handler)
-    : loop_(loop),
-      fd_(::timerfd_create(clock, TFD_NONBLOCK | TFD_CLOEXEC)),
-      cancel_on_set_(clock == CLOCK_REALTIME) {
+    : loop_(loop), fd_(::timerfd_create(clock, TFD_NONBLOCK | TFD_CLOEXEC)), cancel_on_set_(clock == CLOCK_REALTIME) {
   if (!fd_.valid()) ThrowErrno("create a timer");
   loop_.Watch(fd_.get(), EPOLLIN, [this, handler = std::move(handler)] {
     // Fails with ECANCELED when the clock was set, which is as good a reason to look at it.
@@ -45,8 +43,7 @@ void Timer::Arm(std::optional<int64_t> at_ns) {
     const int64_t at = std::max<int64_t>(*at_ns, 1);
     when.it_value = {.tv_sec = at / kNsPerSecond, .tv_nsec = at % kNsPerSecond};
   }
-  ::timerfd_settime(fd_.get(), TFD_TIMER_ABSTIME | (cancel_on_set_ ? TFD_TIMER_CANCEL_ON_SET : 0), &when,
-                    nullptr);
+  ::timerfd_settime(fd_.get(), TFD_TIMER_ABSTIME | (cancel_on_set_ ? TFD_TIMER_CANCEL_ON_SET : 0), &when, nullptr);
 }
 
 }  // namespace bulkhead::chipset

@@ -27,8 +27,7 @@ class CmosRtc {
 
   // `irq` is signalled when IRQF rises; `on_alarm` runs when it rises by the alarm (ACPI's RTC_STS). A fresh
   // clock is paused.
-  CmosRtc(device::EventLoop& loop, uint64_t memory_bytes, OwnFd irq, std::function<void()> on_alarm,
-          Clock realtime_ns);
+  CmosRtc(device::EventLoop& loop, uint64_t memory_bytes, OwnFd irq, std::function<void()> on_alarm, Clock realtime_ns);
 
   uint64_t Read(uint64_t offset, uint8_t width);
   void Write(uint64_t offset, uint8_t width, uint64_t value);

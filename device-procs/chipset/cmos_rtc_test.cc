@@ -41,8 +41,7 @@ class CmosRtcTest : public testing::Test {
   bool TakeIrq() { return DrainEventFd(irq_.get()) != 0; }
 
   int64_t now_ns_ =
-      SecondsFrom({.year = 2024, .month = 2, .day = 29, .hour = 21, .minute = 58, .second = 59}) *
-      kNsPerSecond;
+      SecondsFrom({.year = 2024, .month = 2, .day = 29, .hour = 21, .minute = 58, .second = 59}) * kNsPerSecond;
   int alarms_ = 0;
   device::EventLoop loop_;
   OwnFd irq_;
@@ -113,8 +112,7 @@ TEST_F(CmosRtcTest, RunsOnFromTheTimeTheGuestSet) {
 
 TEST_F(CmosRtcTest, TakesAnyBytesForATime) {
   for (int value = 0; value < 256; ++value) {
-    for (uint8_t index : {0x00, 0x02, 0x04, 0x06, 0x07, 0x08, 0x09, 0x32})
-      Put(index, static_cast<uint8_t>(value));
+    for (uint8_t index : {0x00, 0x02, 0x04, 0x06, 0x07, 0x08, 0x09, 0x32}) Put(index, static_cast<uint8_t>(value));
     for (uint8_t index : {0x01, 0x03, 0x05}) Put(index, static_cast<uint8_t>(value));
     Put(0x0B, static_cast<uint8_t>(value));
     Advance(kNsPerSecond);

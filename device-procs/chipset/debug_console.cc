@@ -54,8 +54,7 @@ void DebugConsole::Flush() {
       EndOutput();
     }
   }
-  buffer_.erase(buffer_.begin(),
-                buffer_.begin() + static_cast<ptrdiff_t>(output_.valid() ? sent : buffer_.size()));
+  buffer_.erase(buffer_.begin(), buffer_.begin() + static_cast<ptrdiff_t>(output_.valid() ? sent : buffer_.size()));
 }
 
 void DebugConsole::OutputEvent() {

@@ -59,8 +59,6 @@ void HostBridge::Write(uint64_t offset, uint8_t width, uint64_t value) {
   });
 }
 
-void HostBridge::Restore(state::HostBridgeState::Reader state) {
-  command_ = state.getCommand() & kCommandWritable;
-}
+void HostBridge::Restore(state::HostBridgeState::Reader state) { command_ = state.getCommand() & kCommandWritable; }
 
 }  // namespace bulkhead::chipset

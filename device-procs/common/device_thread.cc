@@ -19,8 +19,12 @@ DeviceThread::~DeviceThread() {
 }
 
 void DeviceThread::Start() {
-  thread_ = std::thread([this] { loop_.Run(); });
-  ::pthread_setname_np(thread_.native_handle(), "device");
+  thread_ = std::thread([this] {
+    ::pthread_setname_np(::pthread_self(), "device");  // by itself: naming another thread needs /proc
+    loop_.Run();
+  });
+  // A new thread's own start-up calls (rseq and the like) must be behind it when the filter closes.
+  Call([] {});
 }
 
 void DeviceThread::Call(const std::function<void()>& work) {

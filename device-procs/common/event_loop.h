@@ -27,8 +27,8 @@ class EventLoop {
  public:
   EventLoop();  // throws FatalError: before lock-down
 
-  // Runs `handler` whenever `fd` is ready for `events` (EPOLLIN, EPOLLOUT; level-triggered unless EPOLLET is given). The fd stays the
-  // caller's and is unwatched before it is closed.
+  // Runs `handler` whenever `fd` is ready for `events` (EPOLLIN, EPOLLOUT; level-triggered unless EPOLLET is given).
+  // The fd stays the caller's and is unwatched before it is closed.
   void Watch(int fd, uint32_t events, std::function<void()> handler);
   // Changes what is waited for; 0 keeps the handler but waits for nothing but errors.
   void SetEvents(int fd, uint32_t events);

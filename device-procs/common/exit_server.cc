@@ -12,8 +12,8 @@ constexpr int64_t kReplyDeadlineNs = 1'000'000'000;
 
 }  // namespace
 
-ExitServer::ExitServer(ChannelMemory* channel, DeviceModel& device, std::vector<uint64_t> region_sizes,
-                       int64_t spin_ns, std::function<void(const Error&)> broken)
+ExitServer::ExitServer(ChannelMemory* channel, DeviceModel& device, std::vector<uint64_t> region_sizes, int64_t spin_ns,
+                       std::function<void(const Error&)> broken)
     : requests_(&channel->requests),
       replies_(&channel->replies),
       device_(device),
@@ -35,8 +35,7 @@ Result<void> ExitServer::Answer(const ExitRequest& request) {
   if (request.kind == Kind::READ) {
     reply.data = device_.Read(request.region, request.offset, request.width) & mask;
   } else {
-    const WriteEffect effect =
-        device_.Write(request.region, request.offset, request.width, request.data & mask);
+    const WriteEffect effect = device_.Write(request.region, request.offset, request.width, request.data & mask);
     if (request.kind == Kind::POSTED_WRITE) return {};
     if (effect.decode) {
       reply.has_decode = true;

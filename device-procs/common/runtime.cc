@@ -119,7 +119,7 @@ void Serve(const DeviceKind& kind, kj::AsyncIoContext& io) {
   DeviceThread thread(loop);
   thread.Start();
 
-  DropPrivileges({{RLIMIT_NOFILE, kMaxDescriptors}, {RLIMIT_MEMLOCK, 0}});
+  LimitProcess({{RLIMIT_NOFILE, kMaxDescriptors}, {RLIMIT_MEMLOCK, 0}});
   InstallPolicy(kind.policy());
 
   auto ready = host.readyRequest();
@@ -135,22 +135,22 @@ void Serve(const DeviceKind& kind, kj::AsyncIoContext& io) {
 
 SyscallPolicy RuntimePolicy() {
   SyscallPolicy policy;
-  policy.Allow(SYS_epoll_wait);     // both event loops sleep here
-  policy.Allow(SYS_epoll_ctl);      // a handler changes what it waits for
-  policy.Allow(SYS_recvmsg);        // RPC, with descriptors
-  policy.Allow(SYS_sendmsg);        // RPC answers
-  policy.Allow(SYS_read);           // eventfds
-  policy.Allow(SYS_write);          // eventfds: interrupts, wake-ups; the log
-  policy.Allow(SYS_writev);         // RPC messages without descriptors
-  policy.Allow(SYS_futex);          // exit ring, mailbox, allocator lock
-  policy.Allow(SYS_close);          // descriptors that came with RPC messages
+  policy.Allow(SYS_epoll_wait);                           // both event loops sleep here
+  policy.Allow(SYS_epoll_ctl);                            // a handler changes what it waits for
+  policy.Allow(SYS_recvmsg);                              // RPC, with descriptors
+  policy.Allow(SYS_sendmsg);                              // RPC answers
+  policy.Allow(SYS_read);                                 // eventfds
+  policy.Allow(SYS_write);                                // eventfds: interrupts, wake-ups; the log
+  policy.Allow(SYS_writev);                               // RPC messages without descriptors
+  policy.Allow(SYS_futex);                                // exit ring, mailbox, allocator lock
+  policy.Allow(SYS_close);                                // descriptors that came with RPC messages
   policy.Allow(SYS_fcntl, {Equals(1, F_DUPFD_CLOEXEC)});  // taking a descriptor from a capability
-  policy.AllowDataMappings();       // allocator
-  policy.Allow(SYS_brk);            // allocator
+  policy.AllowDataMappings();                             // allocator
+  policy.Allow(SYS_brk);                                  // allocator
   policy.Allow(SYS_madvise, {Equals(2, MADV_DONTNEED)});  // allocator giving memory back
-  policy.Allow(SYS_exit_group);     // the end
-  policy.Allow(SYS_clock_gettime);  // where the vDSO has no fast clock
-  policy.Allow(SYS_restart_syscall);  // after SIGSTOP and SIGCONT
+  policy.Allow(SYS_exit_group);                           // the end
+  policy.Allow(SYS_clock_gettime);                        // where the vDSO has no fast clock
+  policy.Allow(SYS_restart_syscall);                      // after SIGSTOP and SIGCONT
   return policy;
 }
 

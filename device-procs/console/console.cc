@@ -17,11 +17,8 @@ bool IsVirtio(uint16_t region) { return region >= kFirstOfVirtio && region <= kL
 
 }  // namespace
 
-Console::Console(EventLoop& loop, SerialSettings serial, FdBytePort::Log log,
-                 std::unique_ptr<DeviceModel> virtio)
-    : serial_port_(loop, std::move(log)),
-      uart_(serial_port_, std::move(serial.irq)),
-      virtio_(std::move(virtio)) {
+Console::Console(EventLoop& loop, SerialSettings serial, FdBytePort::Log log, std::unique_ptr<DeviceModel> virtio)
+    : serial_port_(loop, std::move(log)), uart_(serial_port_, std::move(serial.irq)), virtio_(std::move(virtio)) {
   serial_port_.Attach(std::move(serial.input), std::move(serial.output));
 }
 
@@ -68,11 +65,10 @@ void Console::Save(capnp::AnyPointer::Builder state) const {
 Result<void> Console::Restore(capnp::AnyPointer::Reader state) {
   Result<void> restored;
   // Cap'n Proto throws where a message is malformed, and it may be.
-  auto malformed =
-      kj::runCatchingExceptions([&] { restored = RestoreParts(state.getAs<state::ConsoleState>()); });
+  auto malformed = kj::runCatchingExceptions([&] { restored = RestoreParts(state.getAs<state::ConsoleState>()); });
   KJ_IF_MAYBE (exception, malformed) {
-    return Error{EPROTO, std::string("the saved state of the console is malformed: ") +
-                             exception->getDescription().cStr()};
+    return Error{EPROTO,
+                 std::string("the saved state of the console is malformed: ") + exception->getDescription().cStr()};
   }
   return restored;
 }

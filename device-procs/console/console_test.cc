@@ -45,8 +45,8 @@ class ConsoleTest : public testing::Test {
 
   std::unique_ptr<Console> Make(bool with_virtio) {
     return std::make_unique<Console>(
-        loop_, SerialSettings{.input = {}, .output = {}, .irq = OrThrow(MakeEventFd())},
-        [](const std::string&) {}, with_virtio ? std::make_unique<FakeFunction>(calls_) : nullptr);
+        loop_, SerialSettings{.input = {}, .output = {}, .irq = OrThrow(MakeEventFd())}, [](const std::string&) {},
+        with_virtio ? std::make_unique<FakeFunction>(calls_) : nullptr);
   }
   // Connects the console to a new peer, which is returned.
   OwnFd Connect(Console& console) {

@@ -73,8 +73,7 @@ void CopyTo(capnp::Data::Builder to, const std::deque<uint8_t>& from) {
 
 }  // namespace
 
-Uart16550::Uart16550(BytePort& port, OwnFd irq)
-    : port_(port), irq_(std::move(irq)), modem_inputs_(ModemInputs()) {
+Uart16550::Uart16550(BytePort& port, OwnFd irq) : port_(port), irq_(std::move(irq)), modem_inputs_(ModemInputs()) {
   port_.SetHandlers(
       [this] {
         TakeInput();
@@ -168,8 +167,7 @@ uint8_t Uart16550::ReadInterruptId() {
   if (received_.empty()) TakeInput();
   SettleTransmitter();
   const uint8_t pending = PendingInterrupt();
-  if (pending == kIirTransmitterEmpty)
-    thre_pending_ = false;  // §8.6: reading it as the source acknowledges it
+  if (pending == kIirTransmitterEmpty) thre_pending_ = false;  // §8.6: reading it as the source acknowledges it
   UpdateLine();
   return static_cast<uint8_t>(pending | (fifo_enabled() ? kIirFifos : 0));
 }

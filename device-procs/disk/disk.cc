@@ -26,15 +26,12 @@ std::unique_ptr<DeviceModel> Build(DeviceContext& context, QueueServer::Log log)
   if (S_ISBLK(status.st_mode) != settings.getBlockDevice()) {
     throw FatalError("the disk image is not of the kind it was opened as");
   }
-  VirtioBlkOptions options{.disk_id = settings.getSerial().cStr(),
-                           .discard = settings.getDiscard(),
-                           .log = std::move(log),
-                           .kick_fds = {}};
+  VirtioBlkOptions options{
+      .disk_id = settings.getSerial().cStr(), .discard = settings.getDiscard(), .log = std::move(log), .kick_fds = {}};
   for (const OwnFd& kick : function.kicks) options.kick_fds.push_back(kick.get());
   auto image = OpenRawImage(std::move(file), settings.getReadOnly(), settings.getDirectIo());
-  return std::make_unique<VirtioPci>(
-      std::make_unique<VirtioBlk>(*context.memory, std::move(image), std::move(options)), *context.loop,
-      *context.memory, std::move(function));
+  return std::make_unique<VirtioPci>(std::make_unique<VirtioBlk>(*context.memory, std::move(image), std::move(options)),
+                                     *context.loop, *context.memory, std::move(function));
 }
 
 }  // namespace

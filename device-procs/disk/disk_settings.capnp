@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-# What the broker tells a disk process. Files: the image, opened and locked.
-@0xd52f0c5d7a1be9c4;
+# What the broker tells a disk process. Files: the image.
+@0xd5dcaa87aabbc849;
 
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("bulkhead::disk");
 
 struct DiskSettings {
   readOnly @0 :Bool;
-  directIo @1 :Bool;           # the image was opened with O_DIRECT
-  serial @2 :Text;             # at most 20 bytes: VIRTIO_BLK_T_GET_ID
-  queueCount @3 :UInt16;
-  blockDevice @4 :Bool;        # the image is a block device
-  discard @5 :Bool;            # the guest may give space back
+  directIo @1 :Bool;      # the image was opened with O_DIRECT
+  blockDevice @2 :Bool;
+  discard @3 :Bool;       # offer discard and write-zeroes
+  serial @4 :Text;        # VIRTIO_BLK_T_GET_ID, at most 20 bytes
+  queueCount @5 :UInt16;
 }

@@ -2,6 +2,8 @@
 #include "device-procs/disk/io_ring.h"
 
 #include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <string>
@@ -13,8 +15,8 @@ namespace {
 constexpr uint8_t kOperations[] = {IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE,
                                    IORING_OP_POLL_ADD};
 
-// Best first; a kernel that does not know a flag says EINVAL. With the first (Linux 6.1) completions are worked off when
-// this thread asks for them, instead of interrupting it.
+// Best first; a kernel that does not know a flag says EINVAL. With the first (Linux 6.1) completions are worked off
+// when this thread asks for them, instead of interrupting it.
 constexpr unsigned kSetups[] = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_COOP_TASKRUN, 0};
 
 [[noreturn]] void ThrowUnavailable(int code) {
@@ -29,10 +31,9 @@ constexpr unsigned kSetups[] = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_
   throw FatalError(line, code);
 }
 
-void Check(int result, const char* what) {
-  if (result >= 0) return;
-  errno = -result;
-  ThrowErrno(what);
+// Debian 12's shared liburing does not export its wrappers of all of these.
+void Register(const io_uring& ring, unsigned operation, const void* argument, size_t count, const char* what) {
+  if (::syscall(SYS_io_uring_register, ring.ring_fd, operation, argument, count) < 0) ThrowErrno(what);
 }
 
 }  // namespace
@@ -56,8 +57,7 @@ unsigned IoRing::AddFile(int fd) {
 }
 
 void IoRing::Enable() {
-  Check(::io_uring_register_files(&ring_, files_.data(), static_cast<unsigned>(files_.size())),
-        "register a disk's files with io_uring");
+  Register(ring_, IORING_REGISTER_FILES, files_.data(), files_.size(), "register a disk's files with io_uring");
   std::vector<io_uring_restriction> restrictions;
   for (const uint8_t operation : kOperations) {
     io_uring_restriction& rule = restrictions.emplace_back();
@@ -68,9 +68,8 @@ void IoRing::Enable() {
   io_uring_restriction& fixed = restrictions.emplace_back();
   fixed.opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED;
   fixed.sqe_flags = IOSQE_FIXED_FILE;
-  Check(::io_uring_register_restrictions(&ring_, restrictions.data(), static_cast<unsigned>(restrictions.size())),
-        "restrict io_uring");
-  Check(::io_uring_enable_rings(&ring_), "enable io_uring");
+  Register(ring_, IORING_REGISTER_RESTRICTIONS, restrictions.data(), restrictions.size(), "restrict io_uring");
+  Register(ring_, IORING_REGISTER_ENABLE_RINGS, nullptr, 0, "enable io_uring");
 }
 
 io_uring_sqe* IoRing::NextEntry() {
@@ -121,8 +120,7 @@ void IoRing::Watch(unsigned file, Operation& operation) {
 }
 
 Result<void> IoRing::SubmitAndReap(bool wait) {
-  const int result =
-      wait ? ::io_uring_submit_and_wait(&ring_, 1) : ::io_uring_submit_and_get_events(&ring_);
+  const int result = wait ? ::io_uring_submit_and_wait(&ring_, 1) : ::io_uring_submit_and_get_events(&ring_);
   // Short of memory, or of room for completions: what completed makes room, and the next call hands over the rest.
   if (result < 0 && result != -EINTR && result != -EAGAIN && result != -EBUSY) {
     return ErrnoError(-result, "io_uring failed");

@@ -34,6 +34,7 @@ QueueServer::~QueueServer() = default;
 void QueueServer::Start(const QueueSession& session) {
   session_ = session;
   broken_ = false;
+  abandoned_ = false;
   free_.clear();
   // A driver that has more chains out than its queue has entries broke the protocol; it waits for its own requests.
   const size_t limit = std::min<size_t>(requests_.size(), session.queue->layout().size);
@@ -137,11 +138,14 @@ void QueueServer::Continue(Request& request, int error) {
     return;
   }
   if (request.next_segment < request.parsed.segments.size()) {
-    NextSegment(request);
+    if (abandoned_) {
+      Finish(request, RequestStatus::kIoError);
+    } else {
+      NextSegment(request);
+    }
     return;
   }
-  const bool writes =
-      request.parsed.type == RequestType::kWrite || request.parsed.type == RequestType::kWriteZeroes;
+  const bool writes = request.parsed.type == RequestType::kWrite || request.parsed.type == RequestType::kWriteZeroes;
   if (writes && !request.flushed && session_.write_through->load(std::memory_order_relaxed)) {
     request.flushed = true;
     channel_.Flush(request);

@@ -40,6 +40,8 @@ class QueueServer {
   bool TakeChains();
   // One interrupt decision for all that was given back since the last.
   void SignalCompletions();
+  // The driver waits for its reset and for none of its requests: what has not been started of them is not.
+  void Abandon() { abandoned_ = true; }
   // Forgets the session; nothing is in flight.
   void End();
 
@@ -62,6 +64,7 @@ class QueueServer {
   Log log_;
   QueueSession session_;
   bool broken_ = false;  // the driver broke the queue: nothing more is taken from it
+  bool abandoned_ = false;
   bool given_back_ = false;
   uint16_t in_flight_ = 0;
   std::vector<std::unique_ptr<Request>> requests_;

@@ -9,6 +9,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <string>
 
 #include "device-procs/disk/queue_server.h"
 
@@ -32,22 +33,21 @@ class QueueWorker {
 
   // Serves the session's queue from now on, beginning with a look at it; while stopped only.
   void Start(const QueueSession& session);
-  // No chain is taken any more. After WaitStopped none is in flight, and the session's queue is not touched.
-  void RequestStop();
+  // No chain is taken any more; those in flight are finished, or, if `abandon`, cut short where that can be. After
+  // WaitStopped none is in flight, and the session's queue is not touched.
+  void RequestStop(bool abandon);
   void WaitStopped();
-  // Looks at the queue as if it were kicked. Any thread.
-  void Look();
 
  private:
-  enum class Command { kStop, kServe, kExit };
+  enum class Command { kStop, kAbandon, kServe, kExit };
   class Watch;
   struct Engine;
 
   static void* Enter(void* worker);
   void SetUp();
   void Run();
-  bool TakeCommand();  // false: the thread ends
-  void SayStopped();
+  void TakeCommand();
+  void EndSession();
 
   const GuestMemory& memory_;
   BlockImage& image_;

@@ -33,8 +33,8 @@ class RawImage final : public BlockImage {
 };
 
 // Takes size, block sizes and alignment from the open file; a last part of a block is left out. `direct_io` says that
-// the file was opened with O_DIRECT: where that wants more than 512-byte alignment of a regular file, it is switched off,
-// since the partition tables inside were made for 512-byte sectors. Throws FatalError.
+// the file was opened with O_DIRECT: where that wants more than 512-byte alignment of a regular file, it is switched
+// off, since the partition tables inside were made for 512-byte sectors. Throws FatalError.
 std::unique_ptr<RawImage> OpenRawImage(OwnFd file, bool read_only, bool direct_io);
 
 }  // namespace bulkhead::device

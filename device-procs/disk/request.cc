@@ -48,7 +48,7 @@ RequestStatus CheckSegment(const Segment& segment, const RequestRules& rules, Di
   if ((segment.flags & ~known) != 0) return RequestStatus::kUnsupported;
   if (segment.sector_count > kMaxSegmentSectors) return RequestStatus::kIoError;
   const uint64_t size_bytes = uint64_t{segment.sector_count} * kSectorBytes;
-  RequestSegment checked{.size_bytes = size_bytes, .unmap = rules.unmap && segment.flags != 0};
+  RequestSegment checked{.size_bytes = size_bytes, .unmap = segment.flags == kUnmapFlag};
   if (!ToBytes(segment.sector, size_bytes, rules, checked.offset_bytes)) return RequestStatus::kIoError;
   request.segments.push_back(checked);
   return RequestStatus::kOk;

@@ -16,7 +16,7 @@ inline constexpr uint32_t kSectorBytes = 512;  // the unit of the protocol, what
 inline constexpr uint32_t kDiskIdBytes = 20;
 // Of one discard or write-zeroes request; offered in the configuration structure (§5.2.4).
 inline constexpr uint32_t kMaxSegments = 16;
-inline constexpr uint32_t kMaxSegmentSectors = 1u << 21;  // 1 GiB
+inline constexpr uint32_t kMaxSegmentSectors = 1u << 19;  // 256 MiB
 
 enum class RequestType : uint32_t {
   kRead = 0,
@@ -36,7 +36,6 @@ struct RequestRules {
   bool read_only = false;
   bool discard = false;       // VIRTIO_BLK_F_DISCARD
   bool write_zeroes = false;  // VIRTIO_BLK_F_WRITE_ZEROES
-  bool unmap = false;         // write_zeroes_may_unmap: else the flag changes nothing
 };
 
 struct RequestSegment {
@@ -61,8 +60,8 @@ RequestStatus ParseRequest(const GuestMemory& memory, const Chain& chain, const 
 Result<void> TranslateData(const GuestMemory& memory, const Chain& chain, const DiskRequest& request,
                            std::vector<iovec>& vectors);
 
-// Writes the status byte, the last writable one. Returns the used length: how many bytes, from the start of the writable
-// part, are certain to have been written (§2.7.8.2). A chain without room for a status gets none.
+// Writes the status byte, the last writable one. Returns the used length: how many bytes, from the start of the
+// writable part, are certain to have been written (§2.7.8.2). A chain without room for a status gets none.
 uint32_t WriteStatus(const GuestMemory& memory, const Chain& chain, RequestStatus status);
 
 }  // namespace bulkhead::device

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device-procs/disk/virtio_blk.h"
 
-#include <algorithm>
 #include <bit>
-#include <cstddef>
+#include <cstring>
 
 #include "device-procs/disk/disk_state.capnp.h"
 
@@ -21,125 +20,158 @@ constexpr uint64_t kMultiQueue = FeatureBit(12);
 constexpr uint64_t kDiscard = FeatureBit(13);
 constexpr uint64_t kWriteZeroes = FeatureBit(14);
 
+// Configuration structure (§5.2.4).
+enum ConfigField : size_t {
+  kCapacity = 0,
+  kSegMaxField = 12,
+  kBlockSizeField = 20,
+  kPhysicalBlockExp = 24,
+  kMinIoSize = 26,
+  kWriteback = 32,
+  kNumQueues = 34,
+  kMaxDiscardSectors = 36,
+  kMaxDiscardSeg = 40,
+  kDiscardSectorAlignment = 44,
+  kMaxWriteZeroesSectors = 48,
+  kMaxWriteZeroesSeg = 52,
+  kWriteZeroesMayUnmap = 56,
+};
+
 constexpr uint16_t kStateVersion = 1;
 
 }  // namespace
 
 VirtioBlk::VirtioBlk(const GuestMemory& memory, std::unique_ptr<BlockImage> image, VirtioBlkOptions options)
-    : image_(std::move(image)), options_(std::move(options)) {
-  FillConfig(static_cast<uint16_t>(options_.kick_fds.size()));
-  for (uint16_t i = 0; i < options_.kick_fds.size(); ++i) {
-    workers_.push_back(std::make_unique<QueueWorker>(memory, *image_,
-                                                     QueueWorkerParts{.index = i,
-                                                                      .queue_size = kQueueSize,
-                                                                      .kick_fd = options_.kick_fds[i],
-                                                                      .disk_id = options_.disk_id,
-                                                                      .log = options_.log}));
+    : image_(std::move(image)), features_(OfferedFeatures(options.discard, options.kick_fds.size())) {
+  if (options.disk_id.size() > kDiskIdBytes) throw FatalError("the disk's id is longer than 20 bytes");
+  BuildConfig(options.kick_fds.size());
+  for (const int kick_fd : options.kick_fds) {
+    QueueWorkerParts parts{.index = QueueCount(),
+                           .queue_size = kQueueSize,
+                           .kick_fd = kick_fd,
+                           .disk_id = options.disk_id,
+                           .log = options.log};
+    workers_.push_back(std::make_unique<QueueWorker>(memory, *image_, std::move(parts)));
   }
 }
 
-void VirtioBlk::FillConfig(uint16_t queues) {
-  const BlockGeometry& geometry = image_->geometry();
-  const uint32_t physical_blocks = std::max(1u, geometry.physical_block_bytes / geometry.logical_block_bytes);
-  config_.capacity_sectors = geometry.size_bytes / kSectorBytes;
-  // Header and status take a descriptor each, and a chain is no longer than its queue.
-  config_.seg_max = kQueueSize - 2;
-  config_.block_bytes = geometry.logical_block_bytes;
-  config_.physical_block_exponent = static_cast<uint8_t>(std::bit_width(physical_blocks) - 1);
-  config_.min_io_blocks = static_cast<uint16_t>(std::min(physical_blocks, 0xFFFFu));
-  config_.writeback = 1;
-  config_.queues = queues;
-  if (!TakesDiscard()) return;
-  config_.max_discard_sectors = config_.max_write_zeroes_sectors = kMaxSegmentSectors;
-  config_.max_discard_segments = config_.max_write_zeroes_segments = kMaxSegments;
-  config_.discard_sector_alignment = std::max(1u, geometry.physical_block_bytes / kSectorBytes);
-  config_.write_zeroes_may_unmap = 1;
+VirtioBlk::~VirtioBlk() = default;
+
+uint64_t VirtioBlk::OfferedFeatures(bool discard, size_t queues) const {
+  uint64_t features = kSegMax | kBlockSize | kFlush | kTopology;
+  if (queues > 1) features |= kMultiQueue;
+  if (image_->geometry().read_only) return features | kReadOnly;
+  features |= kConfigWce;
+  return discard ? features | kDiscard | kWriteZeroes : features;
 }
 
-uint64_t VirtioBlk::Features() const {
-  uint64_t features = kSegMax | kBlockSize | kFlush | kTopology | kConfigWce | kMultiQueue;
-  if (image_->geometry().read_only) features |= kReadOnly;
-  if (TakesDiscard()) features |= kDiscard | kWriteZeroes;
-  return features;
+void VirtioBlk::BuildConfig(size_t queues) {
+  const auto put = [this](size_t offset, auto value) { std::memcpy(config_.data() + offset, &value, sizeof value); };
+  const BlockGeometry& geometry = image_->geometry();
+  const uint32_t blocks = geometry.physical_block_bytes / geometry.logical_block_bytes;
+  put(kCapacity, geometry.size_bytes / kSectorBytes);
+  // Header and status take a descriptor each of a chain that may be as long as the queue.
+  put(kSegMaxField, uint32_t{kQueueSize - 2});
+  put(kBlockSizeField, geometry.logical_block_bytes);
+  put(kPhysicalBlockExp, static_cast<uint8_t>(std::bit_width(blocks) - 1));
+  put(kMinIoSize, static_cast<uint16_t>(blocks));
+  put(kWriteback, uint8_t{1});
+  put(kNumQueues, static_cast<uint16_t>(queues));
+  if ((features_ & kDiscard) != 0) {
+    put(kMaxDiscardSectors, kMaxSegmentSectors);
+    put(kMaxDiscardSeg, kMaxSegments);
+    put(kDiscardSectorAlignment, geometry.physical_block_bytes / kSectorBytes);
+    put(kMaxWriteZeroesSectors, kMaxSegmentSectors);
+    put(kMaxWriteZeroesSeg, kMaxSegments);
+    put(kWriteZeroesMayUnmap, uint8_t{1});
+  }
+}
+
+void VirtioBlk::SetWriteback(bool writeback) {
+  config_[kWriteback] = std::byte{writeback};
+  // A driver that has neither a choice nor flushes needs completed writes to be durable (§5.2.6.2).
+  const bool may_choose = (negotiated_ & kConfigWce) != 0;
+  write_through_ = may_choose ? !writeback : (negotiated_ & kFlush) == 0;
 }
 
 void VirtioBlk::WriteConfig(uint64_t offset, std::span<const std::byte> data) {
-  // The cache mode is the one field that is the driver's (§5.2.4); writes that reach beyond it are not.
-  if (offset != offsetof(VirtioBlkConfig, writeback) || data.size() != 1 || (features_ & kConfigWce) == 0) return;
-  config_.writeback = (data[0] & std::byte{1}) != std::byte{0} ? 1 : 0;
-  UpdateCacheMode();
-}
-
-void VirtioBlk::UpdateCacheMode() {
-  // §5.2.5.2: with neither feature a driver takes every completed write to be durable.
-  const bool writeback = (features_ & kConfigWce) != 0 ? config_.writeback != 0 : (features_ & kFlush) != 0;
-  write_through_.store(!writeback, std::memory_order_relaxed);
+  // The only field to write, and only where that was negotiated (§5.2.5.1).
+  if (offset != kWriteback || data.size() != 1 || (negotiated_ & kConfigWce) == 0) return;
+  if (data[0] <= std::byte{1}) SetWriteback(data[0] == std::byte{1});
 }
 
 void VirtioBlk::Activate(uint64_t features, VirtioTransport& transport) {
-  features_ = features;
   transport_ = &transport;
-  UpdateCacheMode();
-  if (!paused_) StartWorkers();
+  negotiated_ = features;
+  // A driver that may choose but cannot flush starts without a cache (§5.2.5.2).
+  const bool no_cache = (features & kConfigWce) != 0 && (features & kFlush) == 0;
+  SetWriteback(config_[kWriteback] == std::byte{1} && !no_cache);
+  StartWorkers();
 }
 
 void VirtioBlk::Deactivate() {
-  StopWorkers();
+  StopWorkers(true);
   transport_ = nullptr;
-  features_ = 0;
-  config_.writeback = 1;
+  negotiated_ = 0;
+  SetWriteback(true);
+}
+
+void VirtioBlk::ProcessQueue(uint16_t index) {
+  // A worker looks at its queue when it starts; this is for a look in between.
+  if (serving_) SignalEventFd(transport_->KickFd(index));
 }
 
 void VirtioBlk::Pause() {
   paused_ = true;
-  StopWorkers();
+  StopWorkers(false);
 }
 
 void VirtioBlk::Resume() {
   paused_ = false;
-  if (transport_ != nullptr) StartWorkers();
+  StartWorkers();
 }
 
 void VirtioBlk::StartWorkers() {
+  if (paused_ || serving_ || transport_ == nullptr) return;
+  serving_ = true;
   const BlockGeometry& geometry = image_->geometry();
   const RequestRules rules{.capacity_bytes = geometry.size_bytes,
                            .block_bytes = geometry.logical_block_bytes,
                            .read_only = geometry.read_only,
-                           .discard = (features_ & kDiscard) != 0,
-                           .write_zeroes = (features_ & kWriteZeroes) != 0,
-                           .unmap = config_.write_zeroes_may_unmap != 0};
+                           .discard = (negotiated_ & kDiscard) != 0,
+                           .write_zeroes = (negotiated_ & kWriteZeroes) != 0};
   for (uint16_t i = 0; i < workers_.size(); ++i) {
     Virtqueue* queue = transport_->Queue(i);
     if (queue == nullptr) continue;
-    workers_[i]->Start({.queue = queue,
-                        .transport = transport_,
-                        .index = i,
-                        .rules = rules,
-                        .write_through = &write_through_});
+    workers_[i]->Start(
+        {.queue = queue, .transport = transport_, .index = i, .rules = rules, .write_through = &write_through_});
   }
 }
 
-void VirtioBlk::StopWorkers() {
-  // All are told before the first is waited for.
-  for (const auto& worker : workers_) worker->RequestStop();
+void VirtioBlk::StopWorkers(bool abandon) {
+  if (!std::exchange(serving_, false)) return;
+  // All at once, so that the wait is for the slowest and not for the sum.
+  for (const auto& worker : workers_) worker->RequestStop(abandon);
   for (const auto& worker : workers_) worker->WaitStopped();
 }
 
 void VirtioBlk::SaveDevice(capnp::AnyPointer::Builder state) const {
   auto out = state.initAs<state::DiskState>();
   out.setVersion(kStateVersion);
-  out.setCapacitySectors(config_.capacity_sectors);
-  out.setWriteback(config_.writeback != 0);
+  out.setCapacitySectors(image_->geometry().size_bytes / kSectorBytes);
+  out.setWriteback(config_[kWriteback] == std::byte{1});
 }
 
 Result<void> VirtioBlk::RestoreDevice(capnp::AnyPointer::Reader state) {
   const auto from = state.getAs<state::DiskState>();
-  if (from.getVersion() != kStateVersion) return Error{EPROTO, "saved disk is of a version that is not known here"};
-  if (from.getCapacitySectors() != config_.capacity_sectors) {
-    return Error{EINVAL, "saved disk had " + std::to_string(from.getCapacitySectors()) + " sectors, the image has " +
-                             std::to_string(config_.capacity_sectors)};
+  if (from.getVersion() != kStateVersion) {
+    return Error{EPROTO, "saved disk state is of a version that is not known here"};
   }
-  config_.writeback = from.getWriteback() ? 1 : 0;
+  if (from.getCapacitySectors() != image_->geometry().size_bytes / kSectorBytes) {
+    return Error{EPROTO, "saved disk state is of a disk of another size"};
+  }
+  // Takes effect with the negotiated features, in Activate.
+  config_[kWriteback] = std::byte{from.getWriteback()};
   return {};
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// memory=MiB: the E820 map is in order, without overlaps, and has that much memory but for what is reserved below 1 MiB;
-// the first and last page of each usable range, those above 4 GiB too, keep what is written.
+// memory=MiB: the E820 map is in order, without overlaps, and has that much memory but for what is reserved
+// below 1 MiB; the first and last page of each usable range, those above 4 GiB too, keep what is written.
 #include "tests/payload/lib/payload.h"
 
 using namespace payload;
@@ -23,7 +23,8 @@ Entry At(unsigned index) {
   return {Load<uint64_t>(at), Load<uint64_t>(at + 8), Load<uint32_t>(at + 16)};
 }
 
-// Below 1 MiB are the tables that this runs with: there words are put back, and only one at a time is changed.
+// Below 1 MiB are the tables that this runs with: there words are put back, and only one at a time is
+// changed.
 bool Keeps(uint64_t address, uint64_t value) {
   const uint64_t before = Load<uint64_t>(address);
   Store<uint64_t>(address, value);
@@ -34,9 +35,11 @@ bool Keeps(uint64_t address, uint64_t value) {
 
 bool Touch(const Entry& entry) {
   MapHigh(entry.base, entry.bytes);
-  const uint64_t places[] = {entry.base, entry.base + 4088, entry.base + entry.bytes - 4096, entry.base + entry.bytes - 8};
+  const uint64_t places[] = {entry.base, entry.base + 4088, entry.base + entry.bytes - 4096,
+                             entry.base + entry.bytes - 8};
   for (const uint64_t place : places) {
-    if (!Keeps(place, ~place) || !Keeps(place, place * 0x9E37'79B9'7F4A'7C15)) return Fail("memory-touch", "memory forgets");
+    if (!Keeps(place, ~place) || !Keeps(place, place * 0x9E37'79B9'7F4A'7C15))
+      return Fail("memory-touch", "memory forgets");
   }
   return true;
 }
@@ -48,7 +51,8 @@ bool Distinct(unsigned count) {
     if (At(i).type == kUsable) Store<uint64_t>(place(i), 0x5EED'0000 + i);
   }
   for (unsigned i = 0; i < count; ++i) {
-    if (At(i).type == kUsable && !ExpectEqual("memory-touch", "range is other memory too", Load<uint64_t>(place(i)), 0x5EED'0000 + i)) {
+    if (At(i).type == kUsable &&
+        !ExpectEqual("memory-touch", "range is other memory too", Load<uint64_t>(place(i)), 0x5EED'0000 + i)) {
       return false;
     }
   }
@@ -73,7 +77,8 @@ void Main() {
     if (entry.type == kUsable) usable += entry.bytes;
   }
   const uint64_t wanted = Parameter("memory", 0) * kMiB;
-  if (wanted != 0 && !Expect("e820", "memory missing, or too much", usable <= wanted && usable + kMiB >= wanted)) return;
+  if (wanted != 0 && !Expect("e820", "memory missing, or too much", usable <= wanted && usable + kMiB >= wanted))
+    return;
   Pass("e820");
   for (unsigned i = 0; i < count; ++i) {
     if (At(i).type == kUsable && !Touch(At(i))) return;

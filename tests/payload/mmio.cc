@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Configuration space and device registers by memory: widths, unclaimed addresses, a BAR that moves and one not decoded.
-// Needs any virtio function (the entropy device is there by default).
+// Configuration space and device registers by memory: widths, unclaimed addresses, a BAR that moves and one
+// not decoded. Needs any virtio function (the entropy device is there by default).
 #include "tests/payload/lib/virtio.h"
 
 using namespace payload;
@@ -56,9 +56,11 @@ void Registers() {
   const uint64_t common = g_device.common();
   if (!RegistersAt("registers", common)) return;
   Store<uint64_t>(common + kQueueDescriptors, 0x1234'5678'9ABC'DE00);
-  if (!ExpectEqual("registers", "qword written", Load<uint64_t>(common + kQueueDescriptors), 0x1234'5678'9ABC'DE00)) return;
+  if (!ExpectEqual("registers", "qword written", Load<uint64_t>(common + kQueueDescriptors), 0x1234'5678'9ABC'DE00))
+    return;
   Store<uint32_t>(common + kQueueDescriptors + 4, 7);
-  if (!ExpectEqual("registers", "high dword written", Load<uint64_t>(common + kQueueDescriptors), 0x7'9ABC'DE00)) return;
+  if (!ExpectEqual("registers", "high dword written", Load<uint64_t>(common + kQueueDescriptors), 0x7'9ABC'DE00))
+    return;
   g_device.Reset();
   if (!ExpectEqual("registers", "queue address after reset", Load<uint64_t>(common + kQueueDescriptors), 0)) return;
   Pass("registers");
@@ -66,7 +68,8 @@ void Registers() {
 
 void ExpectNothingAt(const char* name, uint64_t address) {
   Store<uint32_t>(address, 0);
-  if (ExpectEqual(name, "byte", Load<uint8_t>(address), 0xFF) && ExpectEqual(name, "word", Load<uint16_t>(address), 0xFFFF) &&
+  if (ExpectEqual(name, "byte", Load<uint8_t>(address), 0xFF) &&
+      ExpectEqual(name, "word", Load<uint16_t>(address), 0xFFFF) &&
       ExpectEqual(name, "dword", Load<uint32_t>(address), 0xFFFF'FFFF) &&
       ExpectEqual(name, "qword", Load<uint64_t>(address), ~0ull)) {
     Pass(name);

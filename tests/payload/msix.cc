@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// MSI-X with the entropy device as source: a thousand interrupts into CPL 3, then a masked vector whose pending bit is
-// set and which fires once it is unmasked, then the function mask.
+// MSI-X with the entropy device as source: a thousand interrupts into CPL 3, then a masked vector whose
+// pending bit is set and which fires once it is unmasked, then the function mask.
 #include "tests/payload/lib/apic.h"
 #include "tests/payload/lib/virtio.h"
 

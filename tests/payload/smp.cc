@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// cpus=N: the MADT, found by RSDP and XSDT with all checksums right, names N processors, and each of them starts, has
-// its APIC id, counts a number up together with the others and takes an interrupt.
+// cpus=N: the MADT, found by RSDP and XSDT with all checksums right, names N processors, and each of them
+// starts, has its APIC id, counts a number up together with the others and takes an interrupt.
 #include "tests/payload/lib/acpi.h"
 #include "tests/payload/lib/apic.h"
 
@@ -33,7 +33,8 @@ bool ReadMadt(unsigned* count) {
   bool has_io_apic = false;
   const uint64_t end = madt + Load<uint32_t>(madt + 4);
   for (uint64_t at = madt + 44; at < end; at += Load<uint8_t>(at + 1)) {
-    if (!Expect("smp-madt", "entry of length 0 or beyond the end", Load<uint8_t>(at + 1) >= 2 && at + Load<uint8_t>(at + 1) <= end)) {
+    if (!Expect("smp-madt", "entry of length 0 or beyond the end",
+                Load<uint8_t>(at + 1) >= 2 && at + Load<uint8_t>(at + 1) <= end)) {
       return false;
     }
     const uint8_t type = Load<uint8_t>(at);
@@ -50,7 +51,8 @@ bool StartAll(unsigned count) {
   for (unsigned cpu = 1; cpu < count; ++cpu) {
     if (!StartCpu(g_apic_ids[cpu], cpu, CountUp)) return Fail("smp-start", "a processor does not start");
   }
-  if (!Expect("smp-start", "not all finish counting", Await([count] { return Read(&g_finished) == count - 1; }))) return false;
+  if (!Expect("smp-start", "not all finish counting", Await([count] { return Read(&g_finished) == count - 1; })))
+    return false;
   if (!ExpectEqual("smp-start", "the sum", Read(&g_sum), kRounds * (count - 1))) return false;
   for (unsigned cpu = 1; cpu < count; ++cpu) {
     if (!ExpectEqual("smp-start", "APIC id", g_seen_ids[cpu], g_apic_ids[cpu])) return false;

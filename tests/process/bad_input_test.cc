@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What newcomers meet first: each mistake gets one line that names what failed, on what and why, and leaves nothing behind.
+// What newcomers meet first: each mistake gets one line that names what failed, on what and why, and leaves nothing
+// behind.
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -105,7 +106,8 @@ TEST(BadInput, ElfForAnotherProcessor) {
 
 TEST(BadInput, InitrdLargerThanMemory) {
   const TempDir dir;
-  ExpectError({"--kernel", Payload("hello"), "-m", "64", "--initrd", dir.MakeImage("initrd", 80 << 20)}, kFailure, "-m");
+  ExpectError({"--kernel", Payload("hello"), "-m", "64", "--initrd", dir.MakeImage("initrd", 80 << 20)}, kFailure,
+              "-m");
   ExpectError({"--kernel", Payload("hello"), "--initrd", "/nonexistent/initrd"}, kFailure, "/nonexistent/initrd");
 }
 

@@ -23,7 +23,7 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 // Long beyond any slowness of a loaded machine: reached only by a hang.
-constexpr auto kHang = std::chrono::seconds(120);
+constexpr auto kHang = std::chrono::seconds(60);
 
 std::pair<OwnFd, OwnFd> MakePipe() {
   int ends[2];
@@ -135,9 +135,13 @@ bool Command::Pump(int timeout_ms) {
 }
 
 bool Command::WaitForOutput(const std::string& text) {
+  return WaitUntil([&] { return output_.find(text) != std::string::npos; });
+}
+
+bool Command::WaitUntil(const std::function<bool()>& holds) {
   const auto end = Clock::now() + kHang;
-  while (output_.find(text) == std::string::npos) {
-    if (Clock::now() > end || !Pump(100)) return output_.find(text) != std::string::npos;
+  while (!holds()) {
+    if (Clock::now() > end || !Pump(100)) return holds();
   }
   return true;
 }
@@ -184,6 +188,14 @@ pid_t ProcessOf(const std::string& vm, const std::string& process) {
     if (ReadFile("/proc/" + std::to_string(pid) + "/cmdline").c_str() == title) return pid;
   }
   return -1;
+}
+
+std::vector<std::string> ThreadStatuses(pid_t pid) {
+  std::vector<std::string> statuses;
+  for (const auto& entry : fs::directory_iterator("/proc/" + std::to_string(pid) + "/task")) {
+    statuses.push_back(ReadFile(entry.path() / "status"));
+  }
+  return statuses;
 }
 
 bool Alive(pid_t pid) { return ::kill(pid, 0) == 0; }

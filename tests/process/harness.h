@@ -44,6 +44,8 @@ class Command {
   void Signal(int number);
   // Reads output until `text` appears; false if the command ends or hangs before.
   bool WaitForOutput(const std::string& text);
+  // The same until `holds`, which looks at the output.
+  bool WaitUntil(const std::function<bool()>& holds);
   // The exit status, or 128 + signal; -1 for a hang.
   int Wait();
 
@@ -74,6 +76,8 @@ Finished RunBulkhead(std::vector<std::string> arguments, const std::string& inpu
 // Processes of a VM by their titles ("bulkhead:NAME disk0"), and one of them.
 std::vector<pid_t> ProcessesOf(const std::string& vm);
 pid_t ProcessOf(const std::string& vm, const std::string& process);
+// /proc/PID/task/*/status of each of its threads.
+std::vector<std::string> ThreadStatuses(pid_t pid);
 bool Alive(pid_t pid);
 // Polls until `holds` does; false after a limit that only a hang reaches.
 bool Eventually(const std::function<bool()>& holds);

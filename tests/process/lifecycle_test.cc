@@ -11,8 +11,8 @@ namespace {
 class RunningVm {
  public:
   explicit RunningVm(std::vector<std::string> more = {}, const std::string& payload = "idle") : name_(UniqueName()) {
-    std::vector<std::string> arguments{"run",       "--name", name_,             "--kernel", Payload(payload),
-                                       "--console", "none",   "--debug-console", "stdio"};
+    std::vector<std::string> arguments{"run",  "--name",          name_,  "--kernel", Payload(payload), "--console",
+                                       "none", "--debug-console", "stdio"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     command_ = std::make_unique<Command>(arguments);
     const std::string sign = payload == "idle" ? "idle" : "ready";
@@ -101,7 +101,7 @@ TEST(Lifecycle, DeathOfADeviceEndsTheVmAndNamesIt) {
 TEST(Lifecycle, DeathOfTheRunnerEndsTheVm) {
   RunningVm vm;
   ASSERT_TRUE(vm.started()) << vm.command().errors();
-  ASSERT_EQ(::kill(ProcessOf(vm.name(), "vcpu-runner"), SIGSEGV), 0);
+  ASSERT_EQ(::kill(ProcessOf(vm.name(), "vcpu-runner"), SIGKILL), 0);
   EXPECT_EQ(vm.command().Wait(), 1);
   EXPECT_NE(vm.command().errors().find("vcpu-runner"), std::string::npos) << vm.command().errors();
   ExpectNothingLeft(vm.name());
@@ -146,8 +146,8 @@ TEST(Lifecycle, ImageInUseIsRefused) {
   const std::string image = dir.MakeImage("disk.img", 1 << 20);
   RunningVm vm({"--disk", image});
   ASSERT_TRUE(vm.started()) << vm.command().errors();
-  const Finished second = RunBulkhead(
-      {"run", "--name", UniqueName(), "--kernel", Payload("hello"), "--console", "none", "--disk", image});
+  const Finished second =
+      RunBulkhead({"run", "--name", UniqueName(), "--kernel", Payload("hello"), "--console", "none", "--disk", image});
   EXPECT_EQ(second.status, 1);
   EXPECT_NE(second.errors.find(image), std::string::npos) << second.errors;
   EXPECT_NE(second.errors.find("use"), std::string::npos) << second.errors;
@@ -161,13 +161,26 @@ TEST(Sandbox, ChildrenHaveNoCapabilitiesNoNewPrivilegesAndAFilter) {
   const auto children = ProcessesOf(vm.name());
   ASSERT_GE(children.size(), 5u);
   for (const pid_t pid : children) {
-    const std::string status = ReadFile("/proc/" + std::to_string(pid) + "/status");
-    EXPECT_NE(status.find("NoNewPrivs:\t1"), std::string::npos) << pid;
-    EXPECT_NE(status.find("Seccomp:\t2"), std::string::npos) << pid;
-    for (const char* set : {"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"}) {
-      EXPECT_NE(status.find(std::string(set) + ":\t0000000000000000"), std::string::npos) << pid << " " << set;
+    // Privileges belong to threads: each is looked at.
+    for (const std::string& status : ThreadStatuses(pid)) {
+      EXPECT_NE(status.find("NoNewPrivs:\t1"), std::string::npos) << status;
+      EXPECT_NE(status.find("Seccomp:\t2"), std::string::npos) << status;
+      for (const char* set : {"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"}) {
+        EXPECT_NE(status.find(std::string(set) + ":\t0000000000000000"), std::string::npos) << set << status;
+      }
     }
   }
+}
+
+TEST(Sandbox, ThreadsAreNamedAfterWhatTheyDo) {
+  RunningVm vm({"-c", "2"});
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  std::string runner, console;
+  for (const std::string& status : ThreadStatuses(ProcessOf(vm.name(), "vcpu-runner"))) runner += status;
+  for (const std::string& status : ThreadStatuses(ProcessOf(vm.name(), "console"))) console += status;
+  EXPECT_NE(runner.find("Name:\tvcpu0"), std::string::npos);
+  EXPECT_NE(runner.find("Name:\tvcpu1"), std::string::npos);
+  EXPECT_NE(console.find("Name:\tdevice"), std::string::npos);
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Loads a guest: kernel, initrd, command line and ACPI tables into guest memory, by the Linux boot protocol
-// (Documentation/arch/x86/boot.rst, 2.15) or PVH (Xen's docs/misc/pvh.pandoc). vcpu-runner, main thread, after lock-down: the files
-// are hostile, and only pread reaches them.
+// (Documentation/arch/x86/boot.rst, 2.15) or PVH (Xen's docs/misc/pvh.pandoc). vcpu-runner, main thread, after
+// lock-down: the files are hostile, and only pread reaches them.
 #pragma once
 
 #include <cstdint>

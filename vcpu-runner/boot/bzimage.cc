@@ -23,7 +23,7 @@ constexpr size_t kPrefAddress = 0x258;
 constexpr size_t kInitSize = 0x260;
 constexpr size_t kLongestHeaderEnd = 0x290;  // the E820 table follows at 0x2D0
 
-constexpr uint32_t kMagic = 0x5372'6448;  // "HdrS"
+constexpr uint32_t kMagic = 0x5372'6448;     // "HdrS"
 constexpr uint16_t kOldestVersion = 0x020C;  // 2.12: xloadflags, Linux 3.8
 constexpr uint8_t kLoadedHigh = 1;
 constexpr uint16_t kKernel64 = 1;
@@ -53,7 +53,8 @@ Result<LoadedKernel> LoadBzImage(const Image& image, const GuestMemory& memory, 
   if (GetField<uint16_t>(page, kVersion) < kOldestVersion || header_end < kInitSize + sizeof(uint32_t)) {
     return image.Fail("is a kernel older than Linux 3.8 (boot protocol 2.12), which cannot be booted");
   }
-  if ((GetField<uint8_t>(page, kLoadFlags) & kLoadedHigh) == 0) return image.Fail("is a zImage, which cannot be booted");
+  if ((GetField<uint8_t>(page, kLoadFlags) & kLoadedHigh) == 0)
+    return image.Fail("is a zImage, which cannot be booted");
   const auto setup_sects = GetField<uint8_t>(page, kSetupSects);
   const uint64_t setup_bytes = (1 + (setup_sects != 0 ? setup_sects : kDefaultSetupSects)) * kSectorBytes;
   if (setup_bytes >= image.size_bytes()) {

@@ -28,10 +28,11 @@ constexpr uint64_t kEntries = 512;
 
 Result<void> WriteGdt(const GuestMemory& memory, bool long_mode) {
   const std::array<uint64_t, 5> gdt{
-      0, 0,
+      0,
+      0,
       uint64_t{long_mode ? 0x00AF'9B00'0000'FFFFu : 0x00CF'9B00'0000'FFFFu},  // code
-      0x00CF'9300'0000'FFFF,                                      // data
-      0x0000'8B00'0000'0067,                                      // TSS, never used
+      0x00CF'9300'0000'FFFF,                                                  // data
+      0x0000'8B00'0000'0067,                                                  // TSS, never used
   };
   return memory.WriteObject(kGdtAddress, gdt);
 }

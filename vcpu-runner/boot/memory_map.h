@@ -16,11 +16,11 @@ inline constexpr Gpa kGdtAddress{0x500};
 inline constexpr Gpa kStartInfoAddress{0x6000};   // PVH hvm_start_info, module list, memory map
 inline constexpr Gpa kBootParamsAddress{0x7000};  // the zero page, 4 KiB
 inline constexpr Gpa kStackTop{0x8FF0};
-inline constexpr Gpa kPageTables{0x9000};         // PML4, PDPT, four page directories
+inline constexpr Gpa kPageTables{0x9000};  // PML4, PDPT, four page directories
 inline constexpr Gpa kCommandLineAddress{0x20000};
 inline constexpr uint64_t kMaxCommandLine = 0x10000;
-inline constexpr uint64_t kLowRamEnd = 0x9FC00;   // the extended BIOS data area begins here on every PC
-inline constexpr Gpa kAcpiBase{0xE0000};          // where ACPI 6.4 §5.2.5.1 has systems look for the root pointer
+inline constexpr uint64_t kLowRamEnd = 0x9FC00;  // the extended BIOS data area begins here on every PC
+inline constexpr Gpa kAcpiBase{0xE0000};         // where ACPI 6.4 §5.2.5.1 has systems look for the root pointer
 inline constexpr uint64_t kAcpiSize = 0x20000;
 inline constexpr uint64_t kKernelBase = 0x100000;
 

@@ -15,7 +15,7 @@ struct Segment {
   bool code_or_data = true;
   uint8_t dpl = 0;
   bool present = true;
-  bool long_mode = false;   // L
+  bool long_mode = false;    // L
   bool default_big = false;  // D/B
   bool granular = false;     // G
 };

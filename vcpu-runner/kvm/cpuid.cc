@@ -40,8 +40,8 @@ void Personalize(kvm_cpuid_entry2& entry, const Topology& topology) {
       entry.ebx = Replace(entry.ebx, 24, 8, topology.apic_id);
       entry.ebx = Replace(entry.ebx, 16, 8, topology.cores);
       entry.edx = Replace(entry.edx, 28, 1, topology.cores > 1);  // HTT: EBX 23..16 is valid
-      entry.ecx |= 1u << 31;                                       // a hypervisor is present
-      entry.ecx |= 1u << 24;                                       // TSC deadline timer, by the in-kernel APIC
+      entry.ecx |= 1u << 31;                                      // a hypervisor is present
+      entry.ecx |= 1u << 24;                                      // TSC deadline timer, by the in-kernel APIC
       break;
     case 0x4: {
       if ((entry.eax & 0x1F) == 0) break;  // no more caches

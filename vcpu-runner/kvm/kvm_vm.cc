@@ -16,7 +16,8 @@ constexpr uint64_t kPageBytes = 4096;
 
 Result<void> Require(int kvm_fd, long capability, const char* name) {
   if (::ioctl(kvm_fd, KVM_CHECK_EXTENSION, capability) > 0) return {};
-  return Error{ENOSYS, std::string("this host's KVM is too old: it lacks ") + name + "; a Linux kernel of 5.4 or later has it"};
+  return Error{ENOSYS,
+               std::string("this host's KVM is too old: it lacks ") + name + "; a Linux kernel of 5.4 or later has it"};
 }
 
 Result<void> CheckCapabilities(int kvm_fd) {
@@ -55,14 +56,14 @@ Result<std::unique_ptr<Vm>> CreateKvmVm(int kvm_fd) {
   if (run_bytes <= 0) return ErrnoError(errno, "KVM_GET_VCPU_MMAP_SIZE");
 
   uint64_t identity_map = platform::kKvmIdentityMapBase;
-  if (::ioctl(vm.get(), KVM_SET_IDENTITY_MAP_ADDR, &identity_map) != 0) return ErrnoError(errno, "KVM_SET_IDENTITY_MAP_ADDR");
+  if (::ioctl(vm.get(), KVM_SET_IDENTITY_MAP_ADDR, &identity_map) != 0)
+    return ErrnoError(errno, "KVM_SET_IDENTITY_MAP_ADDR");
   if (::ioctl(vm.get(), KVM_SET_TSS_ADDR, platform::kKvmTssBase) != 0) return ErrnoError(errno, "KVM_SET_TSS_ADDR");
   if (::ioctl(vm.get(), KVM_CREATE_IRQCHIP, 0) != 0) return ErrnoError(errno, "KVM_CREATE_IRQCHIP");
   kvm_pit_config pit{};
   pit.flags = KVM_PIT_SPEAKER_DUMMY;
   if (::ioctl(vm.get(), KVM_CREATE_PIT2, &pit) != 0) return ErrnoError(errno, "KVM_CREATE_PIT2");
-  return std::unique_ptr<Vm>(
-      std::make_unique<KvmVm>(std::move(vm), *std::move(cpuid), static_cast<size_t>(run_bytes)));
+  return std::unique_ptr<Vm>(std::make_unique<KvmVm>(std::move(vm), *std::move(cpuid), static_cast<size_t>(run_bytes)));
 }
 
 KvmVm::KvmVm(OwnFd vm, std::vector<kvm_cpuid_entry2> supported_cpuid, size_t run_bytes)

@@ -3,10 +3,10 @@
 
 // Each piece stands between two labels in read-only data and is copied to kCode (or kApCode): position-independent.
 // RBX starts as 0, RSI as kScratch.
-#define BULKHEAD_GUEST_CODE(name, bits, code)                                                   \
-  asm(".pushsection .rodata\n.code" #bits "\nbulkhead_guest_" #name ":\n" code                  \
-      "\nbulkhead_guest_" #name "_end:\n.code64\n.popsection\n");                               \
-  extern "C" const std::byte bulkhead_guest_##name[];                                           \
+#define BULKHEAD_GUEST_CODE(name, bits, code)                                                            \
+  asm(".pushsection .rodata\n.code" #bits "\nbulkhead_guest_" #name ":\n" code "\nbulkhead_guest_" #name \
+      "_end:\n.code64\n.popsection\n");                                                                  \
+  extern "C" const std::byte bulkhead_guest_##name[];                                                    \
   extern "C" const std::byte bulkhead_guest_##name##_end[];
 
 #define BULKHEAD_DONE "mov $1, %bl\nmov %bl, %al\nout %al, $0x80\n1: hlt\njmp 1b\n"
@@ -27,7 +27,7 @@ BULKHEAD_GUEST_CODE(xsave, 64,
                     "xor %ecx, %ecx\nxor %edx, %edx\nmov $3, %eax\nxsetbv\nxsave (%rsi)\nxrstor (%rsi)\n" BULKHEAD_DONE)
 
 // The IDT's entry 3 points 64 bytes into the code.
-BULKHEAD_GUEST_CODE(breakpoint, 64, "int3\n1: hlt\njmp 1b\n.balign 64\n" BULKHEAD_DONE)
+BULKHEAD_GUEST_CODE(breakpoint, 64, "int3\n1: hlt\njmp 1b\n.org bulkhead_guest_breakpoint + 64\n" BULKHEAD_DONE)
 
 BULKHEAD_GUEST_CODE(start_processor, 64,
                     "mov $0xfee00000, %edi\nmovl $0x1ff, 0xf0(%rdi)\n"
@@ -46,8 +46,9 @@ BULKHEAD_GUEST_CODE(dirty_one_page, 64, "movl $1, 0x50000\n" BULKHEAD_DONE)
 
 namespace bulkhead::probe {
 
-#define BULKHEAD_SPAN(name) \
-  std::span<const std::byte>(bulkhead_guest_##name, static_cast<size_t>(bulkhead_guest_##name##_end - bulkhead_guest_##name))
+#define BULKHEAD_SPAN(name)                         \
+  std::span<const std::byte>(bulkhead_guest_##name, \
+                             static_cast<size_t>(bulkhead_guest_##name##_end - bulkhead_guest_##name))
 
 std::span<const std::byte> LoopAtCpl0() { return BULKHEAD_SPAN(loop0); }
 std::span<const std::byte> LoopAtCpl3() { return BULKHEAD_SPAN(loop3); }

@@ -12,7 +12,7 @@ inline constexpr uint16_t kDonePort = 0x80;      // BL is 1 for success
 inline constexpr uint16_t kApPort = 0x81;        // a started application processor writes here
 inline constexpr uint32_t kLoopCount = 100'000;  // of two instructions each
 inline constexpr uint8_t kTestVector = 0x51;
-inline constexpr uint32_t kApPage = 0x8;         // SIPI vector: the AP starts at 0x8000
+inline constexpr uint32_t kApPage = 0x8;  // SIPI vector: the AP starts at 0x8000
 inline constexpr uint64_t kDirtiedAddress = 0x5'0000;
 
 // Where what the code needs lies in the probe guest's memory.
@@ -36,10 +36,10 @@ std::span<const std::byte> LoopAtCpl0();
 std::span<const std::byte> LoopAtCpl3();
 std::span<const std::byte> Cmpxchg16b();
 std::span<const std::byte> Xsave();
-std::span<const std::byte> Breakpoint();         // int3 through the IDT
-std::span<const std::byte> StartProcessor();     // INIT, SIPI to APIC id 1, then halts
-std::span<const std::byte> StartedProcessor();   // 16-bit, what that one runs
-std::span<const std::byte> AwaitInterrupt();     // spins until kTestVector is requested
+std::span<const std::byte> Breakpoint();        // int3 through the IDT
+std::span<const std::byte> StartProcessor();    // INIT, SIPI to APIC id 1, then halts
+std::span<const std::byte> StartedProcessor();  // 16-bit, what that one runs
+std::span<const std::byte> AwaitInterrupt();    // spins until kTestVector is requested
 std::span<const std::byte> DirtyOnePage();
 
 }  // namespace bulkhead::probe

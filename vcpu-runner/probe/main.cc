@@ -21,7 +21,7 @@ void Serve(kj::AsyncIoContext& io) {
     auto response = host.kvmRequest().send().wait(io.waitScope);
     kvm = TakeFile(response.getKvm(), io.waitScope);
   }
-  DropPrivileges({{RLIMIT_NOFILE, kMaxDescriptors}, {RLIMIT_MEMLOCK, 0}});
+  LimitProcess({{RLIMIT_NOFILE, kMaxDescriptors}, {RLIMIT_MEMLOCK, 0}});
   const auto results = RunChecks(kvm.get());
   auto request = host.reportRequest();
   auto report = request.initReport();

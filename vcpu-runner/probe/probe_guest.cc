@@ -77,9 +77,9 @@ void ProbeGuest::WriteTables() {
   Put(memory_, kGdtAddress, kGdt);
 
   // An interrupt gate to the breakpoint handler (Intel SDM vol. 3 §6.14.1).
-  const std::array<uint64_t, 2> gate{(kBreakpointHandler & 0xFFFF) | uint64_t{kKernelCode} << 16 | 0x8E00ull << 32 |
-                                         (kBreakpointHandler >> 16) << 48,
-                                     0};
+  const std::array<uint64_t, 2> gate{
+      (kBreakpointHandler & 0xFFFF) | uint64_t{kKernelCode} << 16 | 0x8E00ull << 32 | (kBreakpointHandler >> 16) << 48,
+      0};
   Put(memory_, kIdtAddress + kBreakpointVector * sizeof gate, gate);
 
   // The first 2 MiB and, for the local APIC, the 2 MiB around 0xFEE00000; two page directories.
@@ -99,7 +99,8 @@ Outcome ProbeGuest::RunUntil(uint32_t index, uint16_t port) {
   for (;;) {
     const Exit exit = vcpus_[index]->Run();
     if (const auto* pio = std::get_if<runner::PioExit>(&exit)) {
-      if (pio->is_write && pio->port == port) return {.done = true, .failure = {}, .elapsed_ns = MonotonicNow() - started_ns};
+      if (pio->is_write && pio->port == port)
+        return {.done = true, .failure = {}, .elapsed_ns = MonotonicNow() - started_ns};
     } else if (const auto* failure = std::get_if<runner::FailureExit>(&exit)) {
       return {.done = false, .failure = failure->line};
     } else if (std::holds_alternative<runner::ShutdownExit>(exit)) {

@@ -14,8 +14,8 @@ namespace bulkhead::probe {
 
 // What ended a run.
 struct Outcome {
-  bool done = false;      // the code wrote to the port it was to write to
-  std::string failure;    // else why
+  bool done = false;    // the code wrote to the port it was to write to
+  std::string failure;  // else why
   int64_t elapsed_ns = 0;
 };
 

@@ -6,8 +6,8 @@
 
 namespace payload {
 
-// Address of the table with that signature, its checksum verified and those of all that lead to it; 0 and a printed
-// failure of `name` otherwise.
+// Address of the table with that signature, its checksum verified and those of all that lead to it; 0 and a
+// printed failure of `name` otherwise.
 uint64_t FindAcpiTable(const char* name, const char* signature);
 
 }  // namespace payload

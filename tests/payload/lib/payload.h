@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every payload guest has: ports, memory, output, results, command line, interrupts. main() runs at CPL 3 with
-// interrupts off; handlers run at CPL 0 on the processor's own stack.
+// What every payload guest has: ports, memory, output, results, command line, interrupts. main() runs at CPL
+// 3 with interrupts off; handlers run at CPL 0 on the processor's own stack.
 #pragma once
 
 #include <stddef.h>
@@ -86,8 +86,8 @@ void MapHigh(uint64_t address, uint64_t bytes);
 
 // Time, by the ACPI PM timer (3.579545 MHz).
 uint32_t PmTimer();
-// Spins until the condition holds; false after that many milliseconds, which is long: it is only ever reached by a
-// machine that is broken.
+// Spins until the condition holds; false after that many milliseconds, which is long: it is only ever reached
+// by a machine that is broken.
 inline constexpr uint32_t kPatienceMs = 30'000;
 template <typename Condition>
 bool Await(Condition condition, uint32_t milliseconds = kPatienceMs) {

@@ -47,8 +47,8 @@ struct [[gnu::packed]] TaskSegment {
   uint64_t stack0;
   uint8_t unused[90];
   uint16_t port_map_offset;
-  // All zero: every port below 4096 is allowed. IOPL 3 alone would do on a processor, but an interpreted iretq was
-  // seen to lose it.
+  // All zero: every port below 4096 is allowed. IOPL 3 alone would do on a processor, but an interpreted
+  // iretq was seen to lose it.
   uint8_t port_map[513];
 };
 static_assert(offsetof(TaskSegment, port_map) == 104);
@@ -85,7 +85,8 @@ void SetUpTask(uint32_t cpu) {
   const auto base = reinterpret_cast<uint64_t>(&g_tasks[cpu]);
   g_tasks[cpu].stack0 = reinterpret_cast<uint64_t>(payload_stacks) + cpu * kStackBytes + kKernelStackBytes;
   g_tasks[cpu].port_map_offset = offsetof(TaskSegment, port_map);
-  payload_gdt[5 + 2 * cpu] = (sizeof(TaskSegment) - 1) | (base & 0xFF'FFFF) << 16 | 0x89ull << 40 | (base >> 24 & 0xFF) << 56;
+  payload_gdt[5 + 2 * cpu] =
+      (sizeof(TaskSegment) - 1) | (base & 0xFF'FFFF) << 16 | 0x89ull << 40 | (base >> 24 & 0xFF) << 56;
   payload_gdt[6 + 2 * cpu] = base >> 32;
 }
 

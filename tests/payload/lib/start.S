@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Entry of a payload and of its further processors, interrupt stubs and page tables. Where a CPU without hardware
-// virtualization runs the guest, only CPL 3 is fast: main() and all it calls run there with IOPL 3, interrupt handlers
-// at CPL 0. Selectors: 0x08 code 0, 0x10 data 0, 0x1B data 3, 0x23 code 3, 0x28 + 16 n the task segment of processor n.
+// Entry of a payload and of its further processors, interrupt stubs and page tables. Where a CPU without
+// hardware virtualization runs the guest, only CPL 3 is fast: main() and all it calls run there with IOPL 3,
+// interrupt handlers at CPL 0. Selectors: 0x08 code 0, 0x10 data 0, 0x1B data 3, 0x23 code 3, 0x28 + 16 n the
+// task segment of processor n.
 
 .section .text.start, "ax"
 .code64
@@ -42,7 +43,8 @@ enter_user:
   push %rsi
   iretq
 
-// Copied to kTrampoline below 1 MiB, where a processor starts in real mode. The variables at its end are filled in.
+// Copied to kTrampoline below 1 MiB, where a processor starts in real mode. The variables at its end are
+// filled in.
 .section .rodata
 .globl payload_trampoline, payload_trampoline_end
 payload_trampoline:
@@ -132,8 +134,8 @@ interrupt_common:
   add $16, %rsp
   iretq
 
-// 4 GiB, one to one, in 2 MiB pages for CPL 3 (present, writable, user, large). Filled in by the assembler: at CPL 0
-// filling them would take long.
+// 4 GiB, one to one, in 2 MiB pages for CPL 3 (present, writable, user, large). Filled in by the assembler:
+// at CPL 0 filling them would take long.
 .data
 .balign 4096
 .globl payload_pml4, payload_pdpt

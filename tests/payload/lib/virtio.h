@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A driver for modern virtio PCI functions (virtio 1.2 §4.1): split queues, one request in flight or many, no event
-// index, polled or by MSI-X.
+// A driver for modern virtio PCI functions (virtio 1.2 §4.1): split queues, one request in flight or many, no
+// event index, polled or by MSI-X.
 #pragma once
 
 #include "tests/payload/lib/pci.h"
@@ -40,7 +40,8 @@ class VirtioQueue {
  public:
   static constexpr uint16_t kSize = 64;
 
-  // Adds a chain and returns its head; the descriptors are taken round about, so at most kSize buffers are in flight.
+  // Adds a chain and returns its head; the descriptors are taken round about, so at most kSize buffers are in
+  // flight.
   uint16_t Add(const Buffer* buffers, unsigned count);
   void Notify() const { Store<uint16_t>(notify_address_, index_); }
   // A used chain, if there is one.

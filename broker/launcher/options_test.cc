@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "broker/launcher/options.h"
+
+#include <gtest/gtest.h>
+
+#include "broker/launcher/suggestion.h"
+
+namespace bulkhead::launcher {
+namespace {
+
+using Kind = StreamOption::Kind;
+using Command = CommandLine::Command;
+
+CommandLine RunWith(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), {"run", "--kernel", "vmlinuz"});
+  return ParseCommandLine(arguments);
+}
+
+// The one line that a wrong command line gets.
+std::string ErrorOf(const std::vector<std::string>& arguments) {
+  try {
+    ParseCommandLine(arguments);
+  } catch (const UsageError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+bool Has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+TEST(MemorySize, ANumberAloneIsMebibytes) { EXPECT_EQ(ParseMemory("512"), uint64_t{512} << 20); }
+
+TEST(MemorySize, SuffixesAreBinaryAndOfEitherCase) {
+  EXPECT_EQ(ParseMemory("32768K"), uint64_t{32} << 20);
+  EXPECT_EQ(ParseMemory("128M"), uint64_t{128} << 20);
+  EXPECT_EQ(ParseMemory("2g"), uint64_t{2} << 30);
+  EXPECT_EQ(ParseMemory("1T"), uint64_t{1} << 40);
+}
+
+TEST(MemorySize, LeastIsSixteenMebibytes) {
+  EXPECT_EQ(ParseMemory("16"), uint64_t{16} << 20);
+  EXPECT_THROW(ParseMemory("15"), UsageError);
+  EXPECT_THROW(ParseMemory("0"), UsageError);
+}
+
+TEST(MemorySize, IsWholePages) {
+  EXPECT_EQ(ParseMemory("16388K"), uint64_t{16388} << 10);
+  EXPECT_THROW(ParseMemory("16385K"), UsageError);
+}
+
+TEST(MemorySize, NonsenseIsRefused) {
+  for (const char* text :
+       {"", "M", "-1", "+512", "1.5G", "512MB", " 512", "512 ", "0x200", "99999999999999999999", "17592186044416T"}) {
+    EXPECT_THROW(ParseMemory(text), UsageError) << text;
+  }
+}
+
+TEST(CpuCount, IsOneToSixtyFour) {
+  EXPECT_EQ(ParseCpus("1"), 1u);
+  EXPECT_EQ(ParseCpus("64"), 64u);
+  EXPECT_EQ(ParseCpus("cpus=2"), 2u);
+  for (const char* text : {"", "0", "65", "-1", "4294967297", "two", "cores=2", "2,cores=2"}) {
+    EXPECT_THROW(ParseCpus(text), UsageError) << text;
+  }
+}
+
+TEST(DiskOption, APathAloneIsWritableWithDirectIo) {
+  const DiskOption disk = ParseDisk("disk.img");
+  EXPECT_EQ(disk.path, "disk.img");
+  EXPECT_FALSE(disk.read_only);
+  EXPECT_TRUE(disk.direct);
+  EXPECT_EQ(disk.id, "");
+}
+
+TEST(DiskOption, WordsFollowCommas) {
+  const DiskOption disk = ParseDisk("d.img,format=raw,readonly,id=DATA-1,direct=off,queues=3");
+  EXPECT_EQ(disk.path, "d.img");
+  EXPECT_TRUE(disk.read_only);
+  EXPECT_FALSE(disk.direct);
+  EXPECT_EQ(disk.id, "DATA-1");
+  EXPECT_EQ(disk.queues, 3u);
+  EXPECT_FALSE(ParseDisk("d.img,readonly=off").read_only);
+}
+
+TEST(DiskOption, ADoubleCommaIsPartOfThePath) {
+  EXPECT_EQ(ParseDisk("a,,b.img,readonly").path, "a,b.img");
+  EXPECT_TRUE(ParseDisk("a,,b.img,readonly").read_only);
+  EXPECT_EQ(ParseDisk(DoubleCommas(",a,,b,")).path, ",a,,b,");
+}
+
+TEST(DiskOption, MistakesAreRefused) {
+  for (const char* text : {"", ",readonly", "d,readonly=maybe", "d,colour=red", "d,id=", "d,id=123456789012345678901",
+                           "d,id=a b", "d,queues=0", "d,queues=17", "d,"}) {
+    EXPECT_THROW(ParseDisk(text), UsageError) << text;
+  }
+  EXPECT_NO_THROW(ParseDisk("d,id=12345678901234567890"));
+}
+
+TEST(DiskOption, Qcow2GetsToldHowToConvert) {
+  EXPECT_TRUE(Has(ErrorOf({"run", "--kernel", "k", "--disk", "d.qcow2,format=qcow2"}), "qemu-img convert -O raw"));
+}
+
+TEST(StreamOption, KnowsItsWords) {
+  EXPECT_EQ(ParseStream("--console", "none").kind, Kind::kNone);
+  EXPECT_EQ(ParseStream("--console", "stdio").kind, Kind::kStdio);
+  EXPECT_EQ(ParseStream("--console", "pty").kind, Kind::kPty);
+  EXPECT_EQ(ParseStream("--console", "unix=/run/c").path, "/run/c");
+  EXPECT_EQ(ParseStream("--console", "file=out.log").kind, Kind::kFile);
+  for (const char* text : {"", "file=", "unix=", "tty", "file", "STDIO"}) {
+    EXPECT_THROW(ParseStream("--console", text), UsageError) << text;
+  }
+}
+
+TEST(VmName, IsAFileNameAndNeverAnOptionOrHidden) {
+  for (const char* name : {"a", "web1", "A.b_c-9"}) EXPECT_NO_THROW(CheckName(name)) << name;
+  EXPECT_NO_THROW(CheckName(std::string(48, 'n')));
+  for (const char* name : {"", ".", "..", ".a", "-a", "a/b", "../x", "a b", "a\n", "ä"}) {
+    EXPECT_THROW(CheckName(name), UsageError) << name;
+  }
+  EXPECT_THROW(CheckName(std::string(49, 'n')), UsageError);
+}
+
+TEST(RunOptions, DefaultsAreTheDocumentedOnes) {
+  const RunOptions run = RunWith({}).run;
+  EXPECT_EQ(run.memory_bytes, uint64_t{128} << 20);
+  EXPECT_EQ(run.cpus, 1u);
+  EXPECT_EQ(run.console.kind, Kind::kStdio);
+  EXPECT_FALSE(run.virtio_console.has_value());
+  EXPECT_EQ(run.debug_console.kind, Kind::kNone);
+  EXPECT_FALSE(run.reboot);
+  EXPECT_FALSE(run.keep_on_device_failure);
+  EXPECT_TRUE(run.name.starts_with("vm-")) << run.name;
+}
+
+TEST(RunOptions, LongAndShortFormsMeanTheSame) {
+  for (const auto& words :
+       {std::vector<std::string>{"-m", "64", "-c", "3"}, {"--memory=64M", "--cpus=3"}, {"-m64", "-c3"}}) {
+    const RunOptions run = RunWith(words).run;
+    EXPECT_EQ(run.memory_bytes, uint64_t{64} << 20);
+    EXPECT_EQ(run.cpus, 3u);
+  }
+}
+
+TEST(RunOptions, DisksKeepTheirOrder) {
+  const RunOptions run = RunWith({"--disk", "a", "--disk", "b,readonly", "--disk", "c"}).run;
+  ASSERT_EQ(run.disks.size(), 3u);
+  EXPECT_EQ(run.disks[0].path + run.disks[1].path + run.disks[2].path, "abc");
+  EXPECT_TRUE(run.disks[1].read_only);
+}
+
+TEST(RunOptions, WithoutAKernelTheReasonIsGiven) { EXPECT_TRUE(Has(ErrorOf({"run"}), "firmware")); }
+
+TEST(RunOptions, TheTerminalServesOneConsole) {
+  EXPECT_TRUE(Has(ErrorOf({"run", "--kernel", "k", "--virtio-console", "stdio"}), "--console none"));
+  EXPECT_EQ(RunWith({"--virtio-console", "stdio", "--console", "none"}).run.virtio_console->kind, Kind::kStdio);
+}
+
+TEST(RunOptions, WhatThisVersionLacksIsSaid) {
+  EXPECT_TRUE(Has(ErrorOf({"run", "--kernel", "k", "--display", "vnc=:1"}), "no display"));
+  EXPECT_TRUE(Has(ErrorOf({"run", "--kernel", "k", "--net", "user"}), "no network"));
+  EXPECT_TRUE(Has(ErrorOf({"run", "--kernel", "k", "--net=user"}), "no network"));
+  EXPECT_TRUE(Has(ErrorOf({"run", "-cdrom", "d.iso"}), "not supported by this version"));
+  EXPECT_TRUE(Has(ErrorOf({"run", "-boot", "d"}), "not supported by this version"));
+}
+
+TEST(QemuHabits, BecomeThisCommandsOptions) {
+  const RunOptions run =
+      ParseCommandLine({"run", "-kernel", "k", "-initrd", "i", "-append", "quiet", "-m", "512", "-smp", "cpus=2",
+                        "-hda", "a,b.img", "-hdd", "d.img", "-nographic", "-name", "web1"})
+          .run;
+  EXPECT_EQ(run.kernel + run.initrd + run.append + run.name, "kiquietweb1");
+  EXPECT_EQ(run.memory_bytes, uint64_t{512} << 20);
+  EXPECT_EQ(run.cpus, 2u);
+  ASSERT_EQ(run.disks.size(), 2u);
+  EXPECT_EQ(run.disks[0].path, "a,b.img");
+  EXPECT_EQ(run.disks[1].path, "d.img");
+}
+
+TEST(QemuHabits, AValueThatLooksLikeAnOptionStaysAValue) {
+  EXPECT_EQ(RunWith({"--append", "-nographic"}).run.append, "-nographic");
+  EXPECT_EQ(RunWith({"-append", "-boot"}).run.append, "-boot");
+}
+
+TEST(QemuHabits, LongOptionsThatStartLikeShortOnesAreNotTakenApart) {
+  EXPECT_TRUE(Has(ErrorOf({"run", "-cpu", "host"}), "unknown option '-cpu'"));
+  EXPECT_TRUE(Has(ErrorOf({"run", "-machine", "q35"}), "unknown option '-machine'"));
+}
+
+TEST(UnknownWords, GetOneLineWithASuggestion) {
+  EXPECT_TRUE(Has(ErrorOf({"run", "--konsole", "pty"}), "unknown option '--konsole'; did you mean --console?"));
+  EXPECT_TRUE(Has(ErrorOf({"run", "--memroy=2G"}), "did you mean --memory?"));
+  EXPECT_TRUE(Has(ErrorOf({"runn"}), "unknown command 'runn'; did you mean run?"));
+  EXPECT_FALSE(Has(ErrorOf({"run", "--no-such-option"}), "did you mean"));
+  EXPECT_TRUE(Has(ErrorOf({"run", "--kernel", "k", "stray"}), "'stray'"));
+  for (const auto& words : {std::vector<std::string>{"run", "--konsole"}, {"fly"}, {"stop"}, {"run", "-m"}}) {
+    EXPECT_FALSE(Has(ErrorOf(words), "\n")) << ErrorOf(words);
+  }
+}
+
+TEST(NearestWord, IsNearOrNothing) {
+  const std::vector<std::string> known{"--console", "--cpus", "--kernel"};
+  EXPECT_EQ(NearestWord("--kernle", known), "--kernel");
+  EXPECT_EQ(NearestWord("-kernl", known), "--kernel");
+  EXPECT_EQ(NearestWord("--initrd", known), "");
+  EXPECT_EQ(NearestWord("--x", known), "");
+  EXPECT_EQ(NearestWord("--" + std::string(5000, 'k'), known), "");
+}
+
+TEST(Commands, TakeTheirNamesAndWords) {
+  const CommandLine stop = ParseCommandLine({"stop", "web1", "--timeout", "5", "--force"});
+  EXPECT_EQ(stop.command, Command::kStop);
+  EXPECT_EQ(stop.vm.name, "web1");
+  EXPECT_EQ(stop.vm.timeout_s, 5u);
+  EXPECT_TRUE(stop.vm.force);
+  EXPECT_EQ(ParseCommandLine({"kill", "web1"}).command, Command::kKill);
+  EXPECT_TRUE(ParseCommandLine({"ps", "--json"}).vm.json);
+  EXPECT_TRUE(ParseCommandLine({"inspect", "web1", "--json"}).vm.json);
+  EXPECT_TRUE(ParseCommandLine({"check", "--stock-kernels"}).check.stock_kernels);
+  EXPECT_THROW(ParseCommandLine({"kill"}), UsageError);
+}
+
+TEST(Help, TeachesByExamples) {
+  for (const auto& words : {std::vector<std::string>{}, {"--help"}, {"help"}, {"run", "--help"}, {"help", "run"}}) {
+    const CommandLine line = ParseCommandLine(words);
+    EXPECT_EQ(line.command, Command::kHelp);
+    EXPECT_TRUE(Has(line.help, "bulkhead run --kernel vmlinuz")) << line.help;
+  }
+  EXPECT_TRUE(Has(ParseCommandLine({"stop", "--help"}).help, "Usage: bulkhead stop"));
+  EXPECT_EQ(ParseCommandLine({"--version"}).help, "bulkhead " BULKHEAD_VERSION "\n");
+}
+
+}  // namespace
+}  // namespace bulkhead::launcher
