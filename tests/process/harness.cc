@@ -76,24 +76,24 @@ std::string BuildDir() { return fs::read_symlink("/proc/self/exe").parent_path()
 
 std::string Payload(const std::string& name) { return BuildDir() + "/payload/" + name + ".elf"; }
 
-Command::Command(std::vector<std::string> arguments, const std::string& runtime_dir) {
+Command::Command(std::vector<std::string> arguments, const Prepare& prepare) {
   auto [in_read, in_write] = MakePipe();
   auto [out_read, out_write] = MakePipe();
   auto [err_read, err_write] = MakePipe();
-  const std::string program = BuildDir() + "/bulkhead";
-  arguments.insert(arguments.begin(), program);
+  Launch launch{BuildDir(), RuntimeRoot()};
+  arguments.insert(arguments.begin(), "bulkhead");
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
-  const std::string runtime = runtime_dir.empty() ? RuntimeRoot() : runtime_dir;
   pid_ = ::fork();
   if (pid_ < 0) ThrowErrno("fork");
   if (pid_ == 0) {
-    ::setenv("BULKHEAD_RUNTIME_DIR", runtime.c_str(), 1);
     ::dup2(in_read.get(), STDIN_FILENO);
     ::dup2(out_write.get(), STDOUT_FILENO);
     ::dup2(err_write.get(), STDERR_FILENO);
-    ::execv(program.c_str(), argv.data());
+    if (prepare && !prepare(launch)) ::_exit(kNotPrepared);
+    ::setenv("BULKHEAD_RUNTIME_DIR", launch.runtime_dir.c_str(), 1);
+    ::execv((launch.build_dir + "/bulkhead").c_str(), argv.data());
     ::_exit(127);
   }
   input_ = std::move(in_write);
@@ -164,8 +164,8 @@ int Command::Wait() {
   return status_;
 }
 
-Finished RunBulkhead(std::vector<std::string> arguments, const std::string& input) {
-  Command command(std::move(arguments));
+Finished RunBulkhead(std::vector<std::string> arguments, const std::string& input, const Prepare& prepare) {
+  Command command(std::move(arguments), prepare);
   if (!input.empty()) command.SendInput(input);
   command.CloseInput();
   const int status = command.Wait();

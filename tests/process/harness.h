@@ -33,10 +33,19 @@ std::string ReadFile(const std::string& path);
 std::string BuildDir();
 std::string Payload(const std::string& name);
 
-// One run of `bulkhead` with its own runtime directory.
+// What a command is started with; may be changed in the new process before it becomes the command.
+struct Launch {
+  std::string build_dir;
+  std::string runtime_dir;
+};
+// False ends the new process with kNotPrepared.
+using Prepare = std::function<bool(Launch&)>;
+constexpr int kNotPrepared = 126;
+
+// One run of `bulkhead`.
 class Command {
  public:
-  explicit Command(std::vector<std::string> arguments, const std::string& runtime_dir = "");
+  explicit Command(std::vector<std::string> arguments, const Prepare& prepare = nullptr);
   ~Command();  // kills what still runs
 
   void SendInput(const std::string& text);
@@ -71,7 +80,8 @@ struct Finished {
   std::string output;
   std::string errors;
 };
-Finished RunBulkhead(std::vector<std::string> arguments, const std::string& input = "");
+Finished RunBulkhead(std::vector<std::string> arguments, const std::string& input = "",
+                     const Prepare& prepare = nullptr);
 
 // Processes of a VM by their titles ("bulkhead:NAME disk0"), and one of them.
 std::vector<pid_t> ProcessesOf(const std::string& vm);
