@@ -33,6 +33,11 @@ struct PlannedLine {
   bool level = false;
 };
 
+struct PlannedListener {
+  uint8_t port = 0;  // of the console process
+  OwnFd socket;
+};
+
 struct DevicePlan {
   std::string name;        // "disk0": in process lists, logs and `inspect`
   std::string executable;  // file name in the directory of Bulkhead's helpers
@@ -44,7 +49,7 @@ struct DevicePlan {
   bool uses_guest_memory = false;
   bool controls_machine = false;
   bool takes_power_button = false;
-  bool takes_console = false;  // connections to its console go here
+  std::vector<PlannedListener> listeners;  // the broker accepts and attaches the connections
 };
 
 // Hands out what may be given only once per VM.

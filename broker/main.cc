@@ -9,7 +9,7 @@
 
 #include "broker/probe.h"
 #include "broker/vm_service.h"
-#include "ipc/sandbox.h"
+#include "ipc/child.h"
 
 namespace bulkhead::broker {
 namespace {
@@ -100,11 +100,12 @@ void Serve(kj::AsyncIoContext& io) {
 }  // namespace
 }  // namespace bulkhead::broker
 
-int main() {
+int main(int argc, char** argv) {
   using namespace bulkhead;
   try {
     // Signals are the launcher's business; the terminal's reach the whole process group.
     for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGTSTP}) ::signal(number, SIG_IGN);
+    NameProcess(argc > 0 ? argv[0] : "bulkhead broker");
     auto io = kj::setupAsyncIo();
     broker::Serve(io);
     return 0;

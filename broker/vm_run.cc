@@ -209,14 +209,14 @@ kj::Promise<void> VmRun::Resume() {
   });
 }
 
-void VmRun::AttachConsole(OwnFd connection) {
-  for (DeviceProcess& process : devices_) {
-    if (!process.plan->takes_console || !process.device) continue;
-    auto request = process.device->attachRequest();
-    request.setInput(ShareFile(connection.get()));
-    request.setOutput(ShareFile(connection.get()));
-    tasks_->add(request.send().ignoreResult());
-  }
+void VmRun::Attach(size_t device, uint8_t port, OwnFd connection) {
+  DeviceProcess& process = devices_[device];
+  if (!process.device) return;
+  auto request = process.device->attachRequest();
+  request.setPort(port);
+  request.setInput(ShareFile(connection.get()));
+  request.setOutput(ShareFile(connection.get()));
+  tasks_->add(request.send().ignoreResult());
 }
 
 void VmRun::FillMemory(control::MemoryGrant::Builder out) const {

@@ -41,8 +41,8 @@ class VmRun {
   void PressPowerButton();
   kj::Promise<void> Pause();
   kj::Promise<void> Resume();
-  // Hands the console a new connection.
-  void AttachConsole(OwnFd connection);
+  // Hands a device a new outside.
+  void Attach(size_t device, uint8_t port, OwnFd connection);
 
   void Describe(capnp::List<control::ProcessReport>::Builder out) const;
   unsigned process_count() const { return static_cast<unsigned>(devices_.size() + 1); }

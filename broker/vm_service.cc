@@ -103,10 +103,14 @@ void VmService::Prepare() {
   run_->Prepare();
   prepared_ = true;
   OpenControlSocket();
-  if (settings_.console_listener.valid()) {
-    console_listener_.emplace(io_.unixEventPort, std::move(settings_.console_listener), [this](OwnFd connection) {
-      if (run_) run_->AttachConsole(std::move(connection));
-    });
+  // They outlive a boot, as what they lead to does.
+  for (size_t i = 0; i < settings_.devices.size(); ++i) {
+    for (PlannedListener& listener : settings_.devices[i]->listeners) {
+      listeners_.emplace_back(io_.unixEventPort, std::move(listener.socket),
+                              [this, i, port = listener.port](OwnFd connection) {
+                                if (run_) run_->Attach(i, port, std::move(connection));
+                              });
+    }
   }
 }
 

@@ -49,7 +49,7 @@ class VmService {
   kj::ForkedPromise<VmEnd> ended_;
   std::string socket_path_;
   std::optional<Listener> control_listener_;
-  std::optional<Listener> console_listener_;
+  std::list<Listener> listeners_;  // of the consoles
   std::list<std::unique_ptr<Connection>> connections_;
 };
 

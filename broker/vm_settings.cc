@@ -57,10 +57,6 @@ VmSettings TakeSettings(control::VmConfig::Reader config, kj::WaitScope& wait) {
   settings.exit_deadline_ns =
       config.getExitDeadlineMs() != 0 ? int64_t{config.getExitDeadlineMs()} * 1'000'000 : kDefaultExitDeadlineNs;
   settings.runtime_dir = config.getRuntimeDir().cStr();
-  const auto serial = config.getSerial();
-  settings.console_listener = TakeOptional(serial.getListener(), serial.hasListener(), wait);
-  const auto virtio = config.getVirtioConsole();
-  settings.virtio_console_listener = TakeOptional(virtio.getListener(), virtio.hasListener(), wait);
   settings.devices = PlanDevices(config, wait);
   return settings;
 }

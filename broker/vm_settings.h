@@ -24,8 +24,6 @@ struct VmSettings {
   bool keep_on_device_failure = false;
   int64_t exit_deadline_ns = 0;
   std::string runtime_dir;
-  OwnFd console_listener;  // invalid: none
-  OwnFd virtio_console_listener;
   std::vector<std::unique_ptr<DevicePlan>> devices;
 };
 

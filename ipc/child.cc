@@ -45,7 +45,7 @@ int RunChild(int argc, char** argv, const std::function<void(kj::AsyncIoContext&
     ::signal(SIGPIPE, SIG_IGN);
     EnterEmptyRoot();
     DropCapabilities();
-    SetProcessName(ShortName(argc > 0 ? argv[0] : "bulkhead"));
+    NameProcess(argc > 0 ? argv[0] : "bulkhead");
     auto io = kj::setupAsyncIo();
     body(io);
     return 0;
@@ -58,6 +58,8 @@ int RunChild(int argc, char** argv, const std::function<void(kj::AsyncIoContext&
   LogLine(failure.substr(0, failure.find('\n')));
   return 1;
 }
+
+void NameProcess(const std::string& title) { SetProcessName(ShortName(title)); }
 
 GuestMemory MapGrantedMemory(control::MemoryGrant::Reader grant, kj::WaitScope& wait) {
   std::vector<MemoryRegion> regions;

@@ -86,7 +86,7 @@ interface Device {
   save @2 () -> (state :AnyPointer);   # while paused
   restore @3 (state :AnyPointer) -> ();
   pressPowerButton @4 () -> ();        # chipset
-  attach @5 (input :File, output :File) -> ();   # console: a new outside
+  attach @5 (port :UInt8, input :File, output :File) -> ();   # console: a new outside
 }
 
 struct RunnerGrants {

@@ -34,7 +34,7 @@ std::string FindBroker() {
                    (here.parent_path() / "libexec/bulkhead").string() + "; build or install Bulkhead completely");
 }
 
-[[noreturn]] void ExecBroker(const std::string& program, int control_fd) {
+[[noreturn]] void ExecBroker(const std::string& program, const std::string& title, int control_fd) {
   // Aside first: the connection may sit at one of the numbers that are given away here.
   const int aside = ::fcntl(control_fd, F_DUPFD_CLOEXEC, kControlFd + 1);
   const int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -47,18 +47,18 @@ std::string FindBroker() {
   sigset_t none;
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
-  ::execl(program.c_str(), "bulkhead-broker", nullptr);
+  ::execl(program.c_str(), title.c_str(), nullptr);
   ::_exit(kNotStarted);
 }
 
 }  // namespace
 
-BrokerProcess::BrokerProcess(kj::AsyncIoContext& io) {
+BrokerProcess::BrokerProcess(kj::AsyncIoContext& io, const std::string& title) {
   const std::string program = FindBroker();
   auto [ours, theirs] = MakeSocketPair();
   pid_ = ::fork();
   if (pid_ < 0) ThrowErrno("start the broker");
-  if (pid_ == 0) ExecBroker(program, theirs.get());
+  if (pid_ == 0) ExecBroker(program, title, theirs.get());
   connection_.emplace(*io.lowLevelProvider, std::move(ours), capnp::rpc::twoparty::Side::CLIENT);
 }
 

@@ -15,7 +15,8 @@ namespace bulkhead::launcher {
 
 class BrokerProcess {
  public:
-  explicit BrokerProcess(kj::AsyncIoContext& io);
+  // `title` names it in process lists.
+  BrokerProcess(kj::AsyncIoContext& io, const std::string& title);
   ~BrokerProcess() { Finish(); }  // upon which the broker ends everything
 
   control::Broker::Client broker() { return connection_->Bootstrap<control::Broker>(); }

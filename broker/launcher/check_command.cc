@@ -63,7 +63,7 @@ capnp::Response<control::Broker::ProbeResults> Probe(kj::AsyncIoContext& io, Bro
 
 int CheckCommand(const CheckOptions& options) {
   auto io = kj::setupAsyncIo();
-  BrokerProcess broker(io);
+  BrokerProcess broker(io, "bulkhead:check broker");
   auto response = Probe(io, broker);
   const auto report = response.getReport();
   if (options.stock_kernels) return PrintObstacle(report);

@@ -223,7 +223,7 @@ int RunCommand(const RunOptions& options) {
   Signals signals(io.unixEventPort);
   Outside outside;
   DiskLocks locks;
-  BrokerProcess broker(io);
+  BrokerProcess broker(io, "bulkhead:" + options.name + " broker");
   try {
     auto vm = CreateVm(options, directory, io, broker, signals, outside, locks);
     SendAndForget(vm.resumeRequest());

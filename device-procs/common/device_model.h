@@ -62,7 +62,7 @@ class DeviceModel {
 
   // What the host's user does to some devices; others ignore it.
   virtual void PressPowerButton() {}
-  virtual void Attach(OwnFd /*input*/, OwnFd /*output*/) {}
+  virtual void Attach(uint8_t /*port*/, OwnFd /*input*/, OwnFd /*output*/) {}
 };
 
 }  // namespace bulkhead::device

@@ -48,11 +48,13 @@ class DeviceServer final : public control::Device::Server {
     auto params = context.getParams();
     auto input = params.getInput().getFd();
     auto output = params.getOutput().getFd();
+    // The capabilities, and with them the descriptors, live as long as `params`.
     return input.then([this, output = kj::mv(output), params](kj::Maybe<int> in) mutable {
       return output.then([this, in, params](kj::Maybe<int> out) {
+        const uint8_t port = params.getPort();
         OwnFd in_fd = OrThrow(DuplicateFd(KJ_REQUIRE_NONNULL(in)));
         OwnFd out_fd = OrThrow(DuplicateFd(KJ_REQUIRE_NONNULL(out)));
-        thread_.Call([&] { device_.Attach(std::move(in_fd), std::move(out_fd)); });
+        thread_.Call([&] { device_.Attach(port, std::move(in_fd), std::move(out_fd)); });
       });
     });
   }

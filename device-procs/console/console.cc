@@ -17,8 +17,11 @@ bool IsVirtio(uint16_t region) { return region >= kFirstOfVirtio && region <= kL
 
 }  // namespace
 
-Console::Console(EventLoop& loop, SerialSettings serial, FdBytePort::Log log, std::unique_ptr<DeviceModel> virtio)
-    : serial_port_(loop, std::move(log)), uart_(serial_port_, std::move(serial.irq)), virtio_(std::move(virtio)) {
+Console::Console(EventLoop& loop, SerialSettings serial, FdBytePort::Log log, VirtioSide virtio)
+    : serial_port_(loop, std::move(log)),
+      uart_(serial_port_, std::move(serial.irq)),
+      virtio_port_(virtio.port),
+      virtio_(std::move(virtio.model)) {
   serial_port_.Attach(std::move(serial.input), std::move(serial.output));
 }
 
@@ -53,7 +56,12 @@ void Console::Resume() {
   if (virtio_) virtio_->Resume();
 }
 
-void Console::Attach(OwnFd input, OwnFd output) { serial_port_.Attach(std::move(input), std::move(output)); }
+void Console::Attach(uint8_t port, OwnFd input, OwnFd output) {
+  FdBytePort* const chosen = port == static_cast<uint8_t>(ConsolePort::kSerial)   ? &serial_port_
+                             : port == static_cast<uint8_t>(ConsolePort::kVirtio) ? virtio_port_
+                                                                                  : nullptr;
+  if (chosen != nullptr) chosen->Attach(std::move(input), std::move(output));
+}
 
 void Console::Save(capnp::AnyPointer::Builder state) const {
   auto saved = state.initAs<state::ConsoleState>();

@@ -24,11 +24,18 @@ struct SerialSettings {
   OwnFd irq;     // edge
 };
 
+// The ports of a console process, as Attach numbers them.
+enum class ConsolePort : uint8_t { kSerial, kVirtio };
+
+struct VirtioSide {
+  std::unique_ptr<DeviceModel> model;  // null: none. Region 0 is configuration space, region 1 BAR 0
+  FdBytePort* port = nullptr;          // the model's
+};
+
 class Console final : public DeviceModel {
  public:
-  // Before lock-down; throws FatalError. `virtio` may be null; its region 0 is configuration space, its
-  // region 1 BAR 0. `log` takes lines for the user.
-  Console(EventLoop& loop, SerialSettings serial, FdBytePort::Log log, std::unique_ptr<DeviceModel> virtio);
+  // Before lock-down; throws FatalError. `log` takes lines for the user.
+  Console(EventLoop& loop, SerialSettings serial, FdBytePort::Log log, VirtioSide virtio);
 
   uint64_t Read(uint16_t region, uint64_t offset, uint8_t width) override;
   WriteEffect Write(uint16_t region, uint64_t offset, uint8_t width, uint64_t value) override;
@@ -37,14 +44,15 @@ class Console final : public DeviceModel {
   void Resume() override;
   void Save(capnp::AnyPointer::Builder state) const override;
   Result<void> Restore(capnp::AnyPointer::Reader state) override;
-  // A new peer for the serial port, in place of the one before.
-  void Attach(OwnFd input, OwnFd output) override;
+  // A new peer for a port, in place of the one before.
+  void Attach(uint8_t port, OwnFd input, OwnFd output) override;
 
  private:
   Result<void> RestoreParts(state::ConsoleState::Reader saved);
 
   FdBytePort serial_port_;
   Uart16550 uart_;
+  FdBytePort* virtio_port_;
   std::unique_ptr<DeviceModel> virtio_;
 };
 

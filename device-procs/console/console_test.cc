@@ -46,15 +46,15 @@ class ConsoleTest : public testing::Test {
   std::unique_ptr<Console> Make(bool with_virtio) {
     return std::make_unique<Console>(
         loop_, SerialSettings{.input = {}, .output = {}, .irq = OrThrow(MakeEventFd())}, [](const std::string&) {},
-        with_virtio ? std::make_unique<FakeFunction>(calls_) : nullptr);
+        VirtioSide{.model = with_virtio ? std::make_unique<FakeFunction>(calls_) : nullptr, .port = &virtio_port_});
   }
-  // Connects the console to a new peer, which is returned.
-  OwnFd Connect(Console& console) {
+  // Connects a port of the console to a new peer, which is returned.
+  OwnFd Connect(Console& console, ConsolePort port = ConsolePort::kSerial) {
     std::array<int, 2> fds;
     EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds.data()), 0);
     OwnFd input(fds[1]);
     OwnFd output = OrThrow(DuplicateFd(input.get()));
-    console.Attach(std::move(input), std::move(output));
+    console.Attach(static_cast<uint8_t>(port), std::move(input), std::move(output));
     return OwnFd(fds[0]);
   }
   static std::string Take(const OwnFd& peer) {
@@ -64,6 +64,7 @@ class ConsoleTest : public testing::Test {
   }
 
   EventLoop loop_;
+  FdBytePort virtio_port_{loop_, [](const std::string&) {}};
   std::vector<std::string> calls_;
 };
 

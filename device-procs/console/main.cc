@@ -30,12 +30,13 @@ std::unique_ptr<DeviceModel> Create(DeviceContext context) {
   const auto settings = context.settings.getAs<Settings>();
   size_t next_file = 0;
   Stream serial = TakeStream(settings.getSerial(), context.files, next_file);
-  std::unique_ptr<DeviceModel> virtio;
+  VirtioSide virtio;
   if (settings.getHasVirtioConsole()) {
     Stream stream = TakeStream(settings.getVirtioConsole(), context.files, next_file);
     auto port = std::make_unique<FdBytePort>(*context.loop, LogLine);
     port->Attach(std::move(stream.input), std::move(stream.output));
-    virtio = MakeVirtioConsole(context, std::move(port));
+    virtio.port = port.get();
+    virtio.model = MakeVirtioConsole(context, std::move(port));
   }
   return std::make_unique<Console>(*context.loop,
                                    SerialSettings{.input = std::move(serial.input),

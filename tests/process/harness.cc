@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -207,6 +209,28 @@ bool Eventually(const std::function<bool()>& holds) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   return true;
+}
+
+OwnFd ConnectTo(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) return {};
+  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  OwnFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const int connected = ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
+  return connected == 0 ? std::move(socket) : OwnFd();
+}
+
+std::string ReadToEnd(int fd) {
+  std::string all;
+  std::array<char, 4096> bytes;
+  pollfd wait{fd, POLLIN, 0};
+  while (::poll(&wait, 1, std::chrono::milliseconds(kHang).count()) > 0) {
+    const ssize_t count = ::read(fd, bytes.data(), bytes.size());
+    if (count <= 0) break;
+    all.append(bytes.data(), static_cast<size_t>(count));
+  }
+  return all;
 }
 
 std::vector<std::string> RuntimeFiles() {

@@ -91,6 +91,9 @@ std::vector<std::string> ThreadStatuses(pid_t pid);
 bool Alive(pid_t pid);
 // Polls until `holds` does; false after a limit that only a hang reaches.
 bool Eventually(const std::function<bool()>& holds);
+// A connection to a UNIX socket; invalid if nobody answers there. And all that comes from one.
+OwnFd ConnectTo(const std::string& path);
+std::string ReadToEnd(int fd);
 // What is left in the runtime directory of this user.
 std::vector<std::string> RuntimeFiles();
 // A VM name that no other test uses.

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Freestanding guests on this machine's KVM, through the real command and every real process.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
 
 #include <sstream>
 
@@ -114,6 +117,40 @@ TEST(PayloadGuest, EchoesOnTheVirtioConsole) {
   command.SendInput("one line\nquit\n");
   EXPECT_EQ(command.Wait(), 0) << command.errors();
   EXPECT_NE(command.output().find("echo one line"), std::string::npos) << command.output();
+}
+
+// Each console on a socket of its own; a second peer takes the place of the first.
+void ExpectEchoOverSockets(const std::string& payload, const std::vector<std::string>& consoles,
+                           const std::string& at) {
+  std::vector<std::string> arguments{"run", "--name", UniqueName(), "--kernel", Payload(payload)};
+  arguments.insert(arguments.end(), consoles.begin(), consoles.end());
+  Command command(arguments);
+  ASSERT_TRUE(Eventually([&] { return ConnectTo(at).valid(); })) << command.errors();
+  const OwnFd peer = ConnectTo(at);
+  ASSERT_TRUE(peer.valid());
+  const std::string input = "one line\nquit\n";
+  ASSERT_EQ(::write(peer.get(), input.data(), input.size()), static_cast<ssize_t>(input.size()));
+  EXPECT_NE(ReadToEnd(peer.get()).find("echo one line"), std::string::npos);
+  EXPECT_EQ(command.Wait(), 0) << command.errors();
+  EXPECT_FALSE(ConnectTo(at).valid());
+}
+
+TEST(PayloadGuest, ConsolesAnswerOnUnixSockets) {
+  const TempDir dir;
+  const std::string serial = dir.Path("serial"), virtio = dir.Path("virtio");
+  const std::vector<std::string> consoles{"--console", "unix=" + serial, "--virtio-console", "unix=" + virtio};
+  ExpectEchoOverSockets("serial", consoles, serial);
+  ExpectEchoOverSockets("vconsole", consoles, virtio);
+}
+
+TEST(PayloadGuest, SerialPortIsAPseudoTerminalWhereAsked) {
+  Command command({"run", "--name", UniqueName(), "--kernel", Payload("serial"), "--console", "pty"});
+  ASSERT_TRUE(command.WaitUntil([&] { return command.errors().find("/dev/pts/") != std::string::npos; }));
+  const std::string line = command.errors().substr(command.errors().find("/dev/pts/"));
+  const OwnFd terminal(::open(line.substr(0, line.find('\n')).c_str(), O_RDWR | O_NOCTTY | O_CLOEXEC));
+  ASSERT_TRUE(terminal.valid()) << line;
+  ASSERT_EQ(::write(terminal.get(), "one line\nquit\n", 14), 14);
+  EXPECT_EQ(command.Wait(), 0) << command.errors();
 }
 
 TEST(PayloadGuest, DeadDeviceReadsAllOnesAndTheVmGoesOn) {
