@@ -28,13 +28,16 @@ void SetNonBlocking(int fd) { ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONB
 
 Child::Child(kj::AsyncIoContext& io, const std::string& executable, const std::string& vm, const std::string& name,
              capnp::Capability::Client host)
-    : vm_(vm),
+    : io_(io),
+      vm_(vm),
       name_(name),
       process_(SpawnChild(executable, "bulkhead:" + vm + " " + name)),
       death_(io.unixEventPort, process_.pidfd.get(), FdObserver::OBSERVE_READ),
       log_(io.unixEventPort, process_.log.get(), FdObserver::OBSERVE_READ),
       connection_(*io.lowLevelProvider, std::move(process_.control), kj::mv(host), capnp::rpc::twoparty::Side::SERVER),
-      log_task_(nullptr) {
+      log_task_(nullptr),
+      reports_violations_(CanWatchViolations(process_.pidfd)),
+      violation_task_(nullptr) {
   SetNonBlocking(process_.log.get());
   log_task_ = ReadLog().eagerlyEvaluate([](kj::Exception&&) {});
 }
@@ -44,6 +47,21 @@ Child::~Child() {
   Kill();
   siginfo_t info;
   ::waitid(P_PIDFD, static_cast<id_t>(process_.pidfd.get()), &info, WEXITED);
+}
+
+Result<void> Child::SetReady(int violations) {
+  ready_ = true;
+  if (!reports_violations_) return {};
+  auto listener = ViolationWatch::TakeListener(process_.pidfd, violations);
+  if (!listener.ok()) return listener.error();
+  violations_.emplace(io_.unixEventPort, *std::move(listener));
+  violation_task_ = violations_->First()
+                        .then([this](std::string call) {
+                          violation_ = kj::mv(call);
+                          Kill();
+                        })
+                        .eagerlyEvaluate([](kj::Exception&&) {});
+  return {};
 }
 
 void Child::Kill() {
@@ -65,6 +83,7 @@ std::string Child::DescribeDeath() {
   ::waitid(P_PIDFD, static_cast<id_t>(process_.pidfd.get()), &info, WEXITED);
   reaped_ = true;
   if (!ready_ && !last_line_.empty()) return name_ + ": " + last_line_;
+  if (!violation_.empty()) return name_ + " was killed by its sandbox: it made the forbidden system call " + violation_;
   if (info.si_code == CLD_EXITED) return name_ + " ended with status " + std::to_string(info.si_status);
   if (info.si_status == SIGSYS) return name_ + " was killed by its sandbox (a forbidden system call)";
   return name_ + " was killed by signal " + std::to_string(info.si_status) + " (" + ::strsignal(info.si_status) + ")";

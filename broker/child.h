@@ -7,9 +7,11 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "broker/spawn.h"
+#include "broker/violations.h"
 #include "ipc/rpc.h"
 
 namespace bulkhead::broker {
@@ -24,7 +26,10 @@ class Child {
 
   // Resolves when the process has ended, with a line that says how.
   kj::Promise<std::string> WhenDead();
-  void SetReady() { ready_ = true; }
+  // Locked down. `violations` is what the child says of its filter's listener (control.capnp, SandboxReport).
+  Result<void> SetReady(int violations);
+  // Whether its violations are to be reported, and so will be.
+  bool reports_violations() const { return reports_violations_; }
   void Kill();
 
   pid_t pid() const { return process_.pid; }
@@ -36,6 +41,7 @@ class Child {
   void PrintLine();
   std::string DescribeDeath();
 
+  kj::AsyncIoContext& io_;
   std::string vm_;
   std::string name_;
   ChildProcess process_;
@@ -43,6 +49,10 @@ class Child {
   kj::UnixEventPort::FdObserver log_;
   RpcConnection connection_;
   kj::Promise<void> log_task_;
+  const bool reports_violations_;
+  std::optional<ViolationWatch> violations_;
+  kj::Promise<void> violation_task_;
+  std::string violation_;
   std::string line_;
   std::string last_line_;
   bool ready_ = false;

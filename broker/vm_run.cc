@@ -43,8 +43,10 @@ class VmRun::DeviceHostServer final : public control::DeviceHost::Server {
   kj::Promise<void> ready(ReadyContext context) override {
     DeviceProcess& process = run_.devices_[index_];
     if (process.device) return Failure("already ready");
+    if (auto ready = process.child->SetReady(context.getParams().getSandbox().getViolations()); !ready.ok()) {
+      return Failure(ready.error().message);
+    }
     process.device = context.getParams().getDevice();
-    process.child->SetReady();
     if (--run_.not_ready_ == 0) run_.all_ready_.fulfiller->fulfill();
     return kj::READY_NOW;
   }
@@ -69,8 +71,10 @@ class VmRun::RunnerHostServer final : public control::RunnerHost::Server {
   }
   kj::Promise<void> ready(ReadyContext context) override {
     if (run_.runner_) return Failure("already ready");
+    if (auto ready = run_.runner_process_->SetReady(context.getParams().getSandbox().getViolations()); !ready.ok()) {
+      return Failure(ready.error().message);
+    }
     run_.runner_ = context.getParams().getRunner();
-    run_.runner_process_->SetReady();
     if (--run_.not_ready_ == 0) run_.all_ready_.fulfiller->fulfill();
     return kj::READY_NOW;
   }
@@ -240,6 +244,7 @@ void VmRun::FillDeviceGrants(size_t index, control::DeviceGrants::Builder out) {
   if (plan.settings) out.getSettings().set(plan.settings->getRoot<capnp::AnyPointer>().asReader());
   if (plan.controls_machine) out.setMachine(kj::heap<MachineControlServer>(*this));
   out.setSpinNs(kExitSpinNs);
+  out.initSandbox().setReportViolations(process.child->reports_violations());
 }
 
 void VmRun::FillRunnerGrants(control::RunnerGrants::Builder out) const {
@@ -254,6 +259,7 @@ void VmRun::FillRunnerGrants(control::RunnerGrants::Builder out) const {
   out.setCommandLine(settings_.command_line);
   out.setDeviceCount(static_cast<uint32_t>(devices_.size()));
   out.setExitDeadlineNs(static_cast<uint64_t>(settings_.exit_deadline_ns));
+  out.initSandbox().setReportViolations(runner_process_->reports_violations());
   out.setSpinNs(kExitSpinNs);
 }
 

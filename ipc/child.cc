@@ -7,13 +7,15 @@
 #include <csignal>
 #include <mutex>
 
+#include "ipc/landlock.h"
 #include "ipc/ring.h"
 #include "ipc/rpc.h"
-#include "ipc/sandbox.h"
 
 namespace bulkhead {
 namespace {
 
+// Far more than any device or the runner ever used; only address space until it is.
+constexpr size_t kHeapBytes = size_t{32} << 20;
 constexpr size_t kShortNameBytes = 15;  // TASK_COMM_LEN without its terminator
 
 // "bulkhead:web1 disk0" if it fits, else as much of the VM's name as leaves room for the device's.
@@ -35,19 +37,51 @@ struct LogBudget {
   uint64_t dropped = 0;
 };
 
+int PrintPolicy(const std::string& option, const SyscallPolicy& policy) {
+  std::string text;
+  if (option == "--policy") {
+    text = policy.Listing();
+  } else if (option == "--policy=bpf") {
+    text = policy.Program(OnViolation::kReport);
+  } else if (option == "--policy=bpf-kill") {
+    text = policy.Program(OnViolation::kKill);
+  } else {
+    throw FatalError("this program is started by Bulkhead's broker; by hand it only takes --policy");
+  }
+  return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() ? 0 : 1;
+}
+
 }  // namespace
 
-int RunChild(int argc, char** argv, const std::function<void(kj::AsyncIoContext&)>& body) {
+ChildSandbox::ChildSandbox() {
+  EnterEmptyRoot();
+  DropCapabilities();
+  has_landlock_ = DenyPaths();
+}
+
+void ChildSandbox::Close(control::SandboxGrant::Reader grant, std::initializer_list<ResourceLimit> limits,
+                         const SyscallPolicy& policy) {
+  ReserveHeap(kHeapBytes);
+  LimitProcess(limits);
+  listener_ = policy.Install(grant.getReportViolations() ? OnViolation::kReport : OnViolation::kKill);
+}
+
+void ChildSandbox::Report(control::SandboxReport::Builder report) const {
+  report.setViolations(listener_.valid() ? listener_.get() : -1);
+  report.setHasLandlock(has_landlock_);
+}
+
+int RunChild(int argc, char** argv, const SyscallPolicy& policy, const ChildBody& body) {
   std::string failure;
   try {
-    // One heap for all threads: a second arena would cost memory and need mprotect, which the filters do not allow.
+    // One heap for all threads, from the start: a second arena would cost memory.
     ::mallopt(M_ARENA_MAX, 1);
     ::signal(SIGPIPE, SIG_IGN);
-    EnterEmptyRoot();
-    DropCapabilities();
+    if (argc > 1) return PrintPolicy(argv[1], policy);
+    ChildSandbox sandbox;
     NameProcess(argc > 0 ? argv[0] : "bulkhead");
     auto io = kj::setupAsyncIo();
-    body(io);
+    body(io, sandbox);
     return 0;
   } catch (const std::exception& error) {
     failure = error.what();

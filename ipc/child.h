@@ -7,16 +7,39 @@
 #include <kj/async-io.h>
 
 #include <functional>
+#include <initializer_list>
 #include <string>
 
 #include "ipc/control.capnp.h"
 #include "ipc/guest_memory.h"
+#include "ipc/sandbox.h"
+#include "ipc/syscall_policy.h"
 
 namespace bulkhead {
 
-// Leaves the host's file system, takes the name the broker gave in argv[0], and runs `body`; an exception becomes one
-// line on stderr (the broker's log) and exit status 1.
-int RunChild(int argc, char** argv, const std::function<void(kj::AsyncIoContext&)>& body);
+// The walls of a child, closed in two steps: what needs nothing at once, the rest when it has its grants.
+class ChildSandbox {
+ public:
+  // Empty root, no capabilities, no paths.
+  ChildSandbox();
+  // Heap, limits, no core dumps, and last the filter on all threads. Once; before anything hostile is read.
+  void Close(control::SandboxGrant::Reader grant, std::initializer_list<ResourceLimit> limits,
+             const SyscallPolicy& policy);
+  void Report(control::SandboxReport::Builder report) const;
+  // The broker has taken what Report told it of.
+  void Reported() { listener_.Close(); }
+
+ private:
+  bool has_landlock_ = false;
+  OwnFd listener_;
+};
+
+// A child's whole main: leaves the host's file system, takes the name the broker gave in argv[0], and runs `body`; an
+// exception becomes one line on stderr (the broker's log) and exit status 1. With the argument --policy it prints the
+// policy instead, with --policy=bpf the filter's program when violations are reported, with --policy=bpf-kill when they
+// are not.
+using ChildBody = std::function<void(kj::AsyncIoContext&, ChildSandbox&)>;
+int RunChild(int argc, char** argv, const SyscallPolicy& policy, const ChildBody& body);
 
 // Gives this process the kernel's name for short lists: "bulkhead:web1 disk0" as far as 15 characters go, the device's
 // name whole.

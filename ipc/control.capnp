@@ -59,6 +59,16 @@ struct DeviceWiring {
   lines @4 :List(LineGrant);
 }
 
+struct SandboxGrant {
+  reportViolations @0 :Bool;   # else the kernel kills on a forbidden system call
+}
+
+struct SandboxReport {
+  # What a child says of its walls when it is ready, before it has read anything hostile.
+  violations @0 :Int32 = -1;   # the number, in the child, of its system call filter's listener; -1: none
+  hasLandlock @1 :Bool;
+}
+
 struct DeviceGrants {
   wiring @0 :DeviceWiring;
   memory @1 :MemoryGrant;
@@ -66,12 +76,13 @@ struct DeviceGrants {
   settings @3 :AnyPointer;     # its kind's own settings struct
   machine @4 :MachineControl;  # null but for the chipset
   spinNs @5 :UInt32;           # how long its device thread may spin for the next exit
+  sandbox @6 :SandboxGrant;
 }
 
 interface DeviceHost {
   # The broker, as one device process sees it.
   grants @0 () -> (grants :DeviceGrants);
-  ready @1 (device :Device) -> ();     # locked down, waiting for start
+  ready @1 (device :Device, sandbox :SandboxReport) -> ();   # locked down, waiting for start
 }
 
 interface MachineControl {
@@ -102,11 +113,12 @@ struct RunnerGrants {
   deviceCount @9 :UInt32;
   exitDeadlineNs @10 :UInt64;  # how long a vCPU waits for a device
   spinNs @11 :UInt32;
+  sandbox @12 :SandboxGrant;
 }
 
 interface RunnerHost {
   grants @0 () -> (grants :RunnerGrants);
-  ready @1 (runner :Runner) -> ();
+  ready @1 (runner :Runner, sandbox :SandboxReport) -> ();
   stopped @2 (reason :StopReason) -> ();
   deviceFailed @3 (device :UInt32, reason :Text) -> ();   # by index: no longer spoken to
   device @4 (index :UInt32) -> (wiring :DeviceWiring);    # one at a time: a message carries few descriptors

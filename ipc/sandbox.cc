@@ -4,15 +4,14 @@
 #include <cap-ng.h>
 #include <fcntl.h>
 #include <linux/securebits.h>
-#include <seccomp.h>
-#include <sys/mman.h>
+#include <malloc.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <memory>
+#include <cstdlib>
 
 namespace bulkhead {
 namespace {
@@ -22,26 +21,6 @@ void Check(int result, const char* what) {
 }
 
 }  // namespace
-
-SyscallArgument Equals(unsigned index, uint64_t value) {
-  return {.index = index, .test = SyscallArgument::Test::kEquals, .value = value};
-}
-
-SyscallArgument MaskedEquals(unsigned index, uint64_t mask, uint64_t value) {
-  return {.index = index, .test = SyscallArgument::Test::kMaskedEquals, .value = value, .mask = mask};
-}
-
-void SyscallPolicy::Allow(int number, std::initializer_list<SyscallArgument> arguments) {
-  rules_.push_back(Rule{number, arguments});
-}
-
-void SyscallPolicy::AllowIoctl(unsigned long request) { Allow(SYS_ioctl, {Equals(1, request)}); }
-
-void SyscallPolicy::AllowDataMappings() {
-  constexpr uint64_t kProtectionBits = PROT_READ | PROT_WRITE | PROT_EXEC;
-  Allow(SYS_mmap, {MaskedEquals(2, kProtectionBits, PROT_READ | PROT_WRITE), Equals(3, MAP_PRIVATE | MAP_ANONYMOUS)});
-  Allow(SYS_munmap);
-}
 
 void EnterEmptyRoot() {
   // /proc is a directory on any host this runs on; what is mounted over it here is seen by this process alone.
@@ -72,6 +51,16 @@ void DropCapabilities() {
   Check(capng_apply(CAPNG_SELECT_ALL), "drop all capabilities");
 }
 
+void ReserveHeap(size_t bytes) {
+  // One arena on brk that neither shrinks nor is passed over for a mapping of its own.
+  ::mallopt(M_ARENA_MAX, 1);
+  ::mallopt(M_MMAP_MAX, 0);
+  ::mallopt(M_TRIM_THRESHOLD, -1);
+  void* volatile reserve = std::malloc(bytes);
+  if (reserve == nullptr) throw FatalError("reserve the heap: out of memory");
+  std::free(reserve);
+}
+
 void LimitProcess(std::initializer_list<ResourceLimit> limits) {
   for (const ResourceLimit& limit : limits) {
     const rlimit both{limit.value, limit.value};
@@ -82,31 +71,6 @@ void LimitProcess(std::initializer_list<ResourceLimit> limits) {
   ::umask(0777);
   // Not dumpable: no core file, and no ptrace or /proc access by other processes of the same user.
   Check(::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "forbid tracing");
-}
-
-void InstallPolicy(const SyscallPolicy& policy) {
-  std::unique_ptr<void, void (*)(scmp_filter_ctx)> filter(::seccomp_init(SCMP_ACT_KILL_PROCESS), ::seccomp_release);
-  if (!filter) throw FatalError("create the system call filter: out of memory");
-  const auto check = [](int result, const char* what) {
-    if (result == 0) return;
-    errno = -result;
-    ThrowErrno(what);
-  };
-  check(::seccomp_attr_set(filter.get(), SCMP_FLTATR_CTL_TSYNC, 1), "filter all threads");
-  check(::seccomp_attr_set(filter.get(), SCMP_FLTATR_CTL_OPTIMIZE, 2), "order the filter as a tree");
-  for (const SyscallPolicy::Rule& rule : policy.rules()) {
-    std::vector<scmp_arg_cmp> tests;
-    for (const SyscallArgument& argument : rule.arguments) {
-      if (argument.test == SyscallArgument::Test::kEquals) {
-        tests.push_back({argument.index, SCMP_CMP_EQ, argument.value, 0});
-      } else {
-        tests.push_back({argument.index, SCMP_CMP_MASKED_EQ, argument.mask, argument.value});
-      }
-    }
-    check(::seccomp_rule_add_array(filter.get(), SCMP_ACT_ALLOW, rule.number, tests.size(), tests.data()),
-          "add a rule to the system call filter");
-  }
-  check(::seccomp_load(filter.get()), "install the system call filter");
 }
 
 }  // namespace bulkhead

@@ -5,7 +5,6 @@
 
 #include "ipc/child.h"
 #include "ipc/rpc.h"
-#include "ipc/sandbox.h"
 #include "vcpu-runner/policy.h"
 #include "vcpu-runner/runner.h"
 
@@ -40,21 +39,24 @@ class RunnerServer final : public control::Runner::Server {
   Runner& runner_;
 };
 
-void Serve(kj::AsyncIoContext& io) {
+void Serve(kj::AsyncIoContext& io, ChildSandbox& sandbox) {
   RpcConnection broker(*io.lowLevelProvider, OwnFd(kControlFd), capnp::rpc::twoparty::Side::CLIENT);
   auto host = broker.Bootstrap<control::RunnerHost>();
   Mailbox mailbox(io.unixEventPort);
   std::optional<Runner> runner;
   {
     auto response = host.grantsRequest().send().wait(io.waitScope);
-    runner.emplace(response.getGrants(), host, mailbox, io.waitScope);
+    const auto grants = response.getGrants();
+    runner.emplace(grants, host, mailbox, io.waitScope);
+    sandbox.Close(grants.getSandbox(), {{RLIMIT_NOFILE, kMaxDescriptors}, {RLIMIT_FSIZE, 0}, {RLIMIT_MEMLOCK, 0}},
+                  RunnerPolicy());
   }
-  LimitProcess({{RLIMIT_NOFILE, kMaxDescriptors}, {RLIMIT_FSIZE, 0}, {RLIMIT_MEMLOCK, 0}});
-  InstallPolicy(RunnerPolicy());
 
   auto ready = host.readyRequest();
   ready.setRunner(kj::heap<RunnerServer>(*runner));
+  sandbox.Report(ready.initSandbox());
   ready.send().wait(io.waitScope);
+  sandbox.Reported();
   broker.OnDisconnect().exclusiveJoin(mailbox.Serve()).wait(io.waitScope);
   // Without the broker there is no VM; the vCPU threads end with the process.
   ::_exit(0);
@@ -63,4 +65,6 @@ void Serve(kj::AsyncIoContext& io) {
 }  // namespace
 }  // namespace bulkhead::runner
 
-int main(int argc, char** argv) { return bulkhead::RunChild(argc, argv, bulkhead::runner::Serve); }
+int main(int argc, char** argv) {
+  return bulkhead::RunChild(argc, argv, bulkhead::runner::RunnerPolicy(), bulkhead::runner::Serve);
+}

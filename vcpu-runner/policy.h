@@ -2,7 +2,7 @@
 // What the vcpu-runner may ask of the kernel after lock-down. Main thread, once.
 #pragma once
 
-#include "ipc/sandbox.h"
+#include "ipc/syscall_policy.h"
 
 namespace bulkhead::runner {
 

@@ -25,6 +25,13 @@ void Gate::Pass() {
   --waiting_;
 }
 
+void Gate::Stay() {
+  std::unique_lock lock(mutex_);
+  ++waiting_;
+  changed_.notify_all();
+  for (;;) changed_.wait(lock);
+}
+
 void Gate::AwaitWaiting(uint32_t count) {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return waiting_ == count; });
@@ -40,6 +47,7 @@ VcpuThread::VcpuThread(uint32_t index, std::unique_ptr<Vcpu> vcpu, Router& route
 }
 
 void VcpuThread::Run(Router& router, Gate& gate, const StopHandler& stopped) {
+  vcpu_->Bind();
   gate.Pass();
   for (;;) {
     const Exit exit = vcpu_->Run();
@@ -48,9 +56,10 @@ void VcpuThread::Run(Router& router, Gate& gate, const StopHandler& stopped) {
     } else if (const auto* mmio = std::get_if<MmioExit>(&exit)) {
       router.Mmio(*mmio);
     } else if (!std::holds_alternative<InterruptedExit>(exit)) {
-      // The broker ends or resets the VM; this vCPU's part in it is over.
+      // The broker ends or resets the VM; this vCPU's part in it is over. The thread stays: its end would take system
+      // calls that nothing else here needs.
       stopped(exit);
-      return;
+      gate.Stay();
     }
     if (gate.closed()) gate.Pass();
   }

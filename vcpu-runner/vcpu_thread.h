@@ -21,7 +21,9 @@ class Gate {
   void Close();
   // vCPU thread: returns when the gate is open.
   void Pass();
-  // Main thread: returns when `count` threads wait at the closed gate.
+  // vCPU thread: waits here for good.
+  void Stay();
+  // Main thread: returns when `count` threads wait, at the closed gate or for good.
   void AwaitWaiting(uint32_t count);
   bool closed() const { return closed_.load(std::memory_order_relaxed); }
 

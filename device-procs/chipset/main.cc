@@ -12,7 +12,8 @@ namespace {
 
 SyscallPolicy Policy() {
   SyscallPolicy policy = device::RuntimePolicy();
-  policy.Allow(SYS_timerfd_settime);  // RTC and PM timer interrupts; the timers exist already
+  policy.Allow(SYS_epoll_ctl, "waiting for room in the debug console's output");
+  policy.Allow(SYS_timerfd_settime, "RTC and PM timer interrupts; the timers exist already");
   return policy;
 }
 
@@ -36,5 +37,5 @@ std::unique_ptr<device::DeviceModel> Create(device::DeviceContext context) {
 
 int main(int argc, char** argv) {
   using namespace bulkhead;
-  return device::RunDeviceProcess({chipset::Policy, chipset::Create}, argc, argv);
+  return device::RunDeviceProcess({chipset::Policy(), chipset::Create}, argc, argv);
 }

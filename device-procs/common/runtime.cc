@@ -88,7 +88,7 @@ DeviceContext TakeContext(control::DeviceGrants::Reader grants, kj::WaitScope& w
   ::_exit(1);
 }
 
-void Serve(const DeviceKind& kind, kj::AsyncIoContext& io) {
+void Serve(const DeviceKind& kind, kj::AsyncIoContext& io, ChildSandbox& sandbox) {
   RpcConnection broker(*io.lowLevelProvider, OwnFd(kControlFd), capnp::rpc::twoparty::Side::CLIENT);
   auto host = broker.Bootstrap<control::DeviceHost>();
   auto response = host.grantsRequest().send().wait(io.waitScope);
@@ -121,12 +121,13 @@ void Serve(const DeviceKind& kind, kj::AsyncIoContext& io) {
   DeviceThread thread(loop);
   thread.Start();
 
-  LimitProcess({{RLIMIT_NOFILE, kMaxDescriptors}, {RLIMIT_MEMLOCK, 0}});
-  InstallPolicy(kind.policy());
+  sandbox.Close(grants.getSandbox(), {{RLIMIT_NOFILE, kMaxDescriptors}, {RLIMIT_MEMLOCK, 0}}, kind.policy);
 
   auto ready = host.readyRequest();
   ready.setDevice(kj::heap<DeviceServer>(thread, *device));
+  sandbox.Report(ready.initSandbox());
   ready.send().wait(io.waitScope);
+  sandbox.Reported();
 
   broker.OnDisconnect().exclusiveJoin(mailbox.Serve()).wait(io.waitScope);
   // Without the broker there is nothing to serve; the kernel takes back the rest.
@@ -137,22 +138,15 @@ void Serve(const DeviceKind& kind, kj::AsyncIoContext& io) {
 
 SyscallPolicy RuntimePolicy() {
   SyscallPolicy policy;
-  policy.Allow(SYS_epoll_wait);                           // both event loops sleep here
-  policy.Allow(SYS_epoll_ctl);                            // a handler changes what it waits for
-  policy.Allow(SYS_recvmsg);                              // RPC, with descriptors
-  policy.Allow(SYS_sendmsg);                              // RPC answers
-  policy.Allow(SYS_read);                                 // eventfds
-  policy.Allow(SYS_write);                                // eventfds: interrupts, wake-ups; the log
-  policy.Allow(SYS_writev);                               // RPC messages without descriptors
-  policy.Allow(SYS_futex);                                // exit ring, mailbox, allocator lock
-  policy.Allow(SYS_close);                                // descriptors that came with RPC messages
-  policy.Allow(SYS_fcntl, {Equals(1, F_DUPFD_CLOEXEC)});  // taking a descriptor from a capability
-  policy.AllowDataMappings();                             // allocator
-  policy.Allow(SYS_brk);                                  // allocator
-  policy.Allow(SYS_madvise, {Equals(2, MADV_DONTNEED)});  // allocator giving memory back
-  policy.Allow(SYS_exit_group);                           // the end
-  policy.Allow(SYS_clock_gettime);                        // where the vDSO has no fast clock
-  policy.Allow(SYS_restart_syscall);                      // after SIGSTOP and SIGCONT
+  policy.Allow(SYS_epoll_wait, "both event loops sleep here");
+  policy.Allow(SYS_recvmsg, "RPC, with descriptors");
+  policy.Allow(SYS_read, "eventfds, streams");
+  policy.Allow(SYS_write, "eventfds: interrupts, wake-ups; the log, streams");
+  policy.Allow(SYS_writev, "RPC");
+  policy.Allow(SYS_futex, "exit ring, mailbox, the two threads' locks");
+  policy.Allow(SYS_close, "descriptors that came with RPC messages");
+  policy.Allow(SYS_exit_group, "the end, with the broker or a peer that broke the protocol");
+  policy.Allow(SYS_clock_gettime, "where the vDSO has no fast clock");
   return policy;
 }
 
@@ -163,7 +157,8 @@ void SetNonBlocking(const OwnFd& fd) {
 }
 
 int RunDeviceProcess(const DeviceKind& kind, int argc, char** argv) {
-  return RunChild(argc, argv, [&](kj::AsyncIoContext& io) { Serve(kind, io); });
+  return RunChild(argc, argv, kind.policy,
+                  [&](kj::AsyncIoContext& io, ChildSandbox& sandbox) { Serve(kind, io, sandbox); });
 }
 
 }  // namespace bulkhead::device

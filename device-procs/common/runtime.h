@@ -14,7 +14,7 @@
 #include "device-procs/common/device_model.h"
 #include "device-procs/common/event_loop.h"
 #include "ipc/guest_memory.h"
-#include "ipc/sandbox.h"
+#include "ipc/syscall_policy.h"
 
 namespace bulkhead::device {
 
@@ -46,7 +46,7 @@ struct DeviceContext {
 
 // One kind of device process. `create` runs before lock-down and may throw FatalError; it reads nothing hostile.
 struct DeviceKind {
-  std::function<SyscallPolicy()> policy;
+  SyscallPolicy policy;
   std::function<std::unique_ptr<DeviceModel>(DeviceContext)> create;
 };
 

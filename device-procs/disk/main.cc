@@ -15,5 +15,5 @@ std::unique_ptr<DeviceModel> Create(DeviceContext context) { return MakeDisk(std
 
 int main(int argc, char** argv) {
   using namespace bulkhead;
-  return device::RunDeviceProcess({device::DiskPolicy, device::Create}, argc, argv);
+  return device::RunDeviceProcess({device::DiskPolicy(), device::Create}, argc, argv);
 }

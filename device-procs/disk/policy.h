@@ -2,7 +2,7 @@
 // What a locked-down disk process may ask of the kernel.
 #pragma once
 
-#include "ipc/sandbox.h"
+#include "ipc/syscall_policy.h"
 
 namespace bulkhead::device {
 

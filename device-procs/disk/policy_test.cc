@@ -12,6 +12,7 @@
 
 #include "device-procs/disk/disk_driver.h"
 #include "device-procs/disk/raw_image.h"
+#include "ipc/sandbox.h"
 
 namespace bulkhead::device {
 namespace {
@@ -47,8 +48,9 @@ int RunLockedDown(Body body) {
     if (::ftruncate(file.get(), 8 << 20) != 0) ::_exit(2);
     DiskDriver disk(memory, OpenRawImage(std::move(file), false, false), {.queues = 2, .sleep = false});
     disk.Start();
+    ReserveHeap(size_t{32} << 20);
     LimitProcess({{RLIMIT_NOFILE, 512}, {RLIMIT_MEMLOCK, 0}});
-    InstallPolicy(DiskPolicy());
+    DiskPolicy().Install(OnViolation::kKill);
     const bool passed = body(disk);
     ::_exit(passed && !testing::Test::HasFailure() ? 0 : 1);
   }

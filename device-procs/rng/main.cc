@@ -11,7 +11,7 @@ namespace {
 
 SyscallPolicy Policy() {
   SyscallPolicy policy = RuntimePolicy();
-  policy.Allow(SYS_getrandom);  // what this process is for
+  policy.Allow(SYS_getrandom, "what this process is for");
   return policy;
 }
 
@@ -25,5 +25,5 @@ std::unique_ptr<DeviceModel> Create(DeviceContext context) {
 
 int main(int argc, char** argv) {
   using namespace bulkhead;
-  return device::RunDeviceProcess({device::Policy, device::Create}, argc, argv);
+  return device::RunDeviceProcess({device::Policy(), device::Create}, argc, argv);
 }

@@ -46,6 +46,8 @@ class Vcpu {
   virtual Result<void> SetStartState(const StartState& state) = 0;
   // Runs the guest until something needs doing. The spans of an exit stay valid until the next Run, which finishes
   // the access. vCPU thread.
+  // On the thread that will call Run, before it does and before lock-down.
+  virtual void Bind() = 0;
   virtual Exit Run() = 0;
   // Makes the current or next Run return InterruptedExit. Any thread.
   virtual void Interrupt() = 0;

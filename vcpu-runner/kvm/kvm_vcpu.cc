@@ -95,8 +95,12 @@ Result<void> KvmVcpu::SetStartState(const StartState& state) {
   return {};
 }
 
+void KvmVcpu::Bind() {
+  process_id_ = ::getpid();
+  thread_id_ = static_cast<int>(::syscall(SYS_gettid));
+}
+
 Exit KvmVcpu::Run() {
-  if (thread_id_.load(std::memory_order_relaxed) == 0) thread_id_ = static_cast<int>(::syscall(SYS_gettid));
   if (::ioctl(vcpu_.get(), KVM_RUN, 0) == 0) return DecodeExit();
   if (errno == EINTR || errno == EAGAIN) {
     std::atomic_ref(run_->immediate_exit).store(0, std::memory_order_relaxed);
@@ -161,7 +165,7 @@ void KvmVcpu::Interrupt() {
   // The flag covers the moment before KVM_RUN, the signal the time in it.
   std::atomic_ref(run_->immediate_exit).store(1, std::memory_order_seq_cst);
   const int thread = thread_id_.load();
-  if (thread != 0) ::syscall(SYS_tgkill, ::getpid(), thread, kInterruptSignal);
+  if (thread != 0) ::syscall(SYS_tgkill, process_id_.load(), thread, kInterruptSignal);
 }
 
 }  // namespace bulkhead::runner

@@ -18,6 +18,7 @@ class KvmVcpu final : public Vcpu {
   ~KvmVcpu() override;
 
   Result<void> SetStartState(const StartState& state) override;
+  void Bind() override;
   Exit Run() override;
   void Interrupt() override;
 
@@ -30,6 +31,7 @@ class KvmVcpu final : public Vcpu {
   OwnFd vcpu_;
   kvm_run* run_;  // shared with the kernel only
   size_t run_bytes_;
+  std::atomic<int> process_id_ = 0;
   std::atomic<int> thread_id_ = 0;  // the thread in Run, for the signal that interrupts it
 };
 

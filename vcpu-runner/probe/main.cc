@@ -13,7 +13,7 @@ namespace {
 
 constexpr rlim_t kMaxDescriptors = 256;
 
-void Serve(kj::AsyncIoContext& io) {
+void Serve(kj::AsyncIoContext& io, ChildSandbox&) {
   RpcConnection broker(*io.lowLevelProvider, OwnFd(kControlFd), capnp::rpc::twoparty::Side::CLIENT);
   auto host = broker.Bootstrap<control::ProbeHost>();
   OwnFd kvm;
@@ -40,4 +40,4 @@ void Serve(kj::AsyncIoContext& io) {
 }  // namespace
 }  // namespace bulkhead::probe
 
-int main(int argc, char** argv) { return bulkhead::RunChild(argc, argv, bulkhead::probe::Serve); }
+int main(int argc, char** argv) { return bulkhead::RunChild(argc, argv, bulkhead::SyscallPolicy(), bulkhead::probe::Serve); }

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "broker/violations.h"
+
+#include <fmt/core.h>
+#include <limits.h>
+#include <linux/seccomp.h>
+#include <seccomp.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <memory>
+
+#include "ipc/rpc.h"
+#include "ipc/syscall_policy.h"
+
+namespace bulkhead::broker {
+namespace {
+
+OwnFd TakeDescriptor(const OwnFd& pidfd, int number) {
+  return OwnFd(static_cast<int>(::syscall(SYS_pidfd_getfd, pidfd.get(), number, 0)));
+}
+
+std::string Describe(const seccomp_data& call) {
+  std::string text = SyscallName(call.nr) + "(";
+  for (size_t i = 0; i < std::size(call.args); ++i) text += fmt::format("{}{:#x}", i == 0 ? "" : ", ", call.args[i]);
+  return text + ")";
+}
+
+}  // namespace
+
+bool CanWatchViolations(const OwnFd& pidfd) { return TakeDescriptor(pidfd, kControlFd).valid(); }
+
+Result<OwnFd> ViolationWatch::TakeListener(const OwnFd& pidfd, int listener) {
+  OwnFd taken = TakeDescriptor(pidfd, listener);
+  if (!taken.valid()) return ErrnoError(errno, "take a system call filter's listener");
+  std::array<char, PATH_MAX> kind{};
+  const std::string link = "/proc/self/fd/" + std::to_string(taken.get());
+  if (::readlink(link.c_str(), kind.data(), kind.size() - 1) < 0 ||
+      std::string(kind.data()) != "anon_inode:seccomp notify") {
+    return Error{EPROTO, "a child gave something else than its system call filter's listener"};
+  }
+  return taken;
+}
+
+ViolationWatch::ViolationWatch(kj::UnixEventPort& port, OwnFd listener)
+    : listener_(std::move(listener)), observer_(port, listener_.get(), kj::UnixEventPort::FdObserver::OBSERVE_READ) {}
+
+kj::Promise<std::string> ViolationWatch::First() {
+  return observer_.whenBecomesReadable().then([this]() -> kj::Promise<std::string> {
+    seccomp_notif* received = nullptr;
+    if (::seccomp_notify_alloc(&received, nullptr) != 0) throw Failure("out of memory");
+    const std::unique_ptr<seccomp_notif, void (*)(seccomp_notif*)> owner(
+        received, [](seccomp_notif* notification) { ::seccomp_notify_free(notification, nullptr); });
+    // Fails if the process has been killed in the meantime.
+    if (::seccomp_notify_receive(listener_.get(), received) != 0) return First();
+    return Describe(received->data);
+  });
+}
+
+}  // namespace bulkhead::broker
