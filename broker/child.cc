@@ -34,7 +34,7 @@ Child::Child(kj::AsyncIoContext& io, const std::string& executable, const std::s
       process_(SpawnChild(executable, "bulkhead:" + vm + " " + name)),
       death_(io.unixEventPort, process_.pidfd.get(), FdObserver::OBSERVE_READ),
       log_(io.unixEventPort, process_.log.get(), FdObserver::OBSERVE_READ),
-      connection_(*io.lowLevelProvider, std::move(process_.control), kj::mv(host), capnp::rpc::twoparty::Side::SERVER),
+      connection_(*io.lowLevelProvider, std::move(process_.control), kj::mv(host), Descriptors::kRefused),
       log_task_(nullptr),
       reports_violations_(CanWatchViolations(process_.pidfd)),
       violation_task_(nullptr) {

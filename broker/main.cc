@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "broker/lockdown.h"
 #include "broker/probe.h"
 #include "broker/vm_service.h"
 #include "ipc/child.h"
@@ -75,7 +76,7 @@ void RunVm(kj::AsyncIoContext& io, BrokerServer::CreateVmContext context, kj::Pr
 void Serve(kj::AsyncIoContext& io) {
   auto wanted = kj::newPromiseAndFulfiller<BrokerServer::Wanted>();
   RpcConnection launcher(*io.lowLevelProvider, OwnFd(kControlFd), kj::heap<BrokerServer>(kj::mv(wanted.fulfiller)),
-                         capnp::rpc::twoparty::Side::SERVER);
+                         Descriptors::kTaken);
   // Without its launcher a VM has no user. Until the VM runs everything ends on the spot: the children die with this
   // process (PR_SET_PDEATHSIG), and nothing else has been made yet.
   bool starting = true;
@@ -103,6 +104,7 @@ void Serve(kj::AsyncIoContext& io) {
 int main(int argc, char** argv) {
   using namespace bulkhead;
   try {
+    if (argc > 1) return PrintPolicy(argv[1], broker::BrokerPolicy());
     // Signals are the launcher's business; the terminal's reach the whole process group.
     for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGTSTP}) ::signal(number, SIG_IGN);
     NameProcess(argc > 0 ? argv[0] : "bulkhead broker");

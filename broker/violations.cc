@@ -4,12 +4,11 @@
 #include <fmt/core.h>
 #include <limits.h>
 #include <linux/seccomp.h>
-#include <seccomp.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
-#include <memory>
 
 #include "ipc/rpc.h"
 #include "ipc/syscall_policy.h"
@@ -48,13 +47,10 @@ ViolationWatch::ViolationWatch(kj::UnixEventPort& port, OwnFd listener)
 
 kj::Promise<std::string> ViolationWatch::First() {
   return observer_.whenBecomesReadable().then([this]() -> kj::Promise<std::string> {
-    seccomp_notif* received = nullptr;
-    if (::seccomp_notify_alloc(&received, nullptr) != 0) throw Failure("out of memory");
-    const std::unique_ptr<seccomp_notif, void (*)(seccomp_notif*)> owner(
-        received, [](seccomp_notif* notification) { ::seccomp_notify_free(notification, nullptr); });
-    // Fails if the process has been killed in the meantime.
-    if (::seccomp_notify_receive(listener_.get(), received) != 0) return First();
-    return Describe(received->data);
+    // The kernel wants it zeroed. It fails if the process has been killed in the meantime.
+    seccomp_notif received{};
+    if (::ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_RECV, &received) != 0) return First();
+    return Describe(received.data);
   });
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "broker/vm_service.h"
 
+#include <fcntl.h>
+#include <linux/landlock.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -10,6 +12,7 @@
 #include <ctime>
 
 #include "broker/host_kvm.h"
+#include "broker/lockdown.h"
 
 namespace bulkhead::broker {
 namespace {
@@ -78,7 +81,7 @@ class VmService::ControlServer final : public control::VmControl::Server {
 
 struct VmService::Connection {
   Connection(kj::LowLevelAsyncIoProvider& io, OwnFd socket, capnp::Capability::Client control)
-      : rpc(io, std::move(socket), kj::mv(control), capnp::rpc::twoparty::Side::SERVER), closed(nullptr) {}
+      : rpc(io, std::move(socket), kj::mv(control), Descriptors::kRefused), closed(nullptr) {}
 
   RpcConnection rpc;
   kj::Promise<void> closed;
@@ -93,9 +96,7 @@ VmService::VmService(kj::AsyncIoContext& io, std::string helpers, VmSettings set
       end_(kj::newPromiseAndFulfiller<VmEnd>()),
       ended_(end_.promise.fork()) {}
 
-VmService::~VmService() {
-  if (!socket_path_.empty()) ::unlink(socket_path_.c_str());
-}
+VmService::~VmService() { RemoveControlSocket(); }
 
 void VmService::Prepare() {
   started_at_unix_ = std::time(nullptr);
@@ -112,26 +113,24 @@ void VmService::Prepare() {
                               });
     }
   }
+  // What only starting needed. The kernel is loaded.
+  kvm_.Close();
+  settings_.kernel.Close();
+  settings_.initrd.Close();
+  std::vector<PathRight> rights;
+  if (runtime_dir_.valid()) rights.push_back({runtime_dir_.get(), LANDLOCK_ACCESS_FS_REMOVE_FILE});
+  LockDown(rights);
 }
 
 VmEnd VmService::RunToEnd() {
-  for (;;) {
-    auto killed = ended_.addBranch();
-    VmEnd end = run_->WhenEnded().exclusiveJoin(kj::mv(killed)).wait(io_.waitScope);
-    state_ = "stopping";
-    run_->Finish(end);
-    run_.reset();
-    if (end.kind == control::ExitReport::Kind::RESET && settings_.reboot_on_reset) {
-      run_ = std::make_unique<VmRun>(io_, helpers_, settings_, kvm_);
-      run_->Prepare();
-      run_->Go();
-      state_ = "running";
-      continue;
-    }
-    ::unlink(socket_path_.c_str());
-    End(end);
-    return end;
-  }
+  auto killed = ended_.addBranch();
+  VmEnd end = run_->WhenEnded().exclusiveJoin(kj::mv(killed)).wait(io_.waitScope);
+  state_ = "stopping";
+  run_->Finish(end);
+  run_.reset();
+  RemoveControlSocket();
+  End(end);
+  return end;
 }
 
 void VmService::End(VmEnd end) {
@@ -142,11 +141,17 @@ control::VmControl::Client VmService::MakeControl() { return kj::heap<ControlSer
 
 void VmService::OpenControlSocket() {
   if (settings_.runtime_dir.empty()) return;
-  const std::string path = settings_.runtime_dir + "/" + settings_.name + ".sock";
-  OwnFd socket = ListenAt(path);
-  socket_path_ = path;
+  runtime_dir_ = OwnFd(::open(settings_.runtime_dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!runtime_dir_.valid()) ThrowErrno("open the runtime directory " + settings_.runtime_dir);
+  OwnFd socket = ListenAt(settings_.runtime_dir + "/" + SocketName());
   control_listener_.emplace(io_.unixEventPort, std::move(socket),
                             [this](OwnFd connection) { AddConnection(std::move(connection)); });
+}
+
+void VmService::RemoveControlSocket() {
+  if (!runtime_dir_.valid()) return;
+  ::unlinkat(runtime_dir_.get(), SocketName().c_str(), 0);
+  runtime_dir_.Close();
 }
 
 void VmService::AddConnection(OwnFd socket) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A VM from the first boot to its end, and what its user may do with it meanwhile. Broker, main thread.
+// A VM from its start to its end, and what its user may do with it meanwhile. Broker, main thread.
 #pragma once
 
 #include <kj/async.h>
@@ -19,10 +19,11 @@ class VmService {
   VmService(kj::AsyncIoContext& io, std::string helpers, VmSettings settings);
   ~VmService();
 
-  // The first boot up to the first instruction, which waits for resume; throws with the line for the user.
+  // Up to the guest's first instruction, which waits for resume, and then locks this process down. Throws with the line
+  // for the user.
   void Prepare();
   bool prepared() const { return prepared_; }
-  // Runs the VM, through resets if the user wants them, until it ends.
+  // Runs the VM until it ends.
   VmEnd RunToEnd();
   void Kill() { End({control::ExitReport::Kind::KILLED, ""}); }
 
@@ -33,6 +34,8 @@ class VmService {
   struct Connection;
 
   void OpenControlSocket();
+  void RemoveControlSocket();
+  std::string SocketName() const { return settings_.name + ".sock"; }
   void AddConnection(OwnFd socket);
   void End(VmEnd end);
   void Describe(control::VmReport::Builder out) const;
@@ -47,7 +50,7 @@ class VmService {
   int64_t started_at_unix_ = 0;
   kj::PromiseFulfillerPair<VmEnd> end_;
   kj::ForkedPromise<VmEnd> ended_;
-  std::string socket_path_;
+  OwnFd runtime_dir_;  // invalid: no control socket
   std::optional<Listener> control_listener_;
   std::list<Listener> listeners_;  // of the consoles
   std::list<std::unique_ptr<Connection>> connections_;

@@ -52,7 +52,6 @@ VmSettings TakeSettings(control::VmConfig::Reader config, kj::WaitScope& wait) {
   settings.initrd = TakeOptional(config.getInitrd(), config.hasInitrd(), wait);
   settings.initrd_name = config.getInitrdName().cStr();
   settings.command_line = config.getCommandLine().cStr();
-  settings.reboot_on_reset = config.getRebootOnReset();
   settings.keep_on_device_failure = config.getKeepOnDeviceFailure();
   settings.exit_deadline_ns =
       config.getExitDeadlineMs() != 0 ? int64_t{config.getExitDeadlineMs()} * 1'000'000 : kDefaultExitDeadlineNs;

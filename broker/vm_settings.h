@@ -20,7 +20,6 @@ struct VmSettings {
   OwnFd initrd;  // invalid: none
   std::string initrd_name;
   std::string command_line;
-  bool reboot_on_reset = false;
   bool keep_on_device_failure = false;
   int64_t exit_deadline_ns = 0;
   std::string runtime_dir;

@@ -37,10 +37,9 @@ struct VmConfig {
   serial @9 :StreamConfig;             # ttyS0
   virtioConsole @10 :StreamConfig;     # hvc0; absent (null pointer): no such device
   debugConsole @11 :Control.File;      # null: output of port 0x402 is discarded
-  rebootOnReset @12 :Bool;             # else a guest's reset ends the VM
-  keepOnDeviceFailure @13 :Bool;       # a dead device reads all ones and the VM goes on; else it ends
-  exitDeadlineMs @14 :UInt32;          # 0: default
-  runtimeDir @15 :Text;                # where the control socket NAME.sock goes
+  keepOnDeviceFailure @12 :Bool;       # a dead device reads all ones and the VM goes on; else it ends
+  exitDeadlineMs @13 :UInt32;          # 0: default
+  runtimeDir @14 :Text;                # where the control socket NAME.sock goes
 }
 
 struct ExitReport {

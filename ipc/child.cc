@@ -37,20 +37,6 @@ struct LogBudget {
   uint64_t dropped = 0;
 };
 
-int PrintPolicy(const std::string& option, const SyscallPolicy& policy) {
-  std::string text;
-  if (option == "--policy") {
-    text = policy.Listing();
-  } else if (option == "--policy=bpf") {
-    text = policy.Program(OnViolation::kReport);
-  } else if (option == "--policy=bpf-kill") {
-    text = policy.Program(OnViolation::kKill);
-  } else {
-    throw FatalError("this program is started by Bulkhead's broker; by hand it only takes --policy");
-  }
-  return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() ? 0 : 1;
-}
-
 }  // namespace
 
 ChildSandbox::ChildSandbox() {

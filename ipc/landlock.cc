@@ -23,14 +23,14 @@ struct RulesetAttributes {
 
 // Access rights to files that each ABI version knows, as a count of bits from bit 0.
 constexpr unsigned kFileRights[] = {13, 14, 15, 15, 16};
-constexpr uint64_t kBindAndConnectTcp = 3;          // ABI 4
-constexpr uint64_t kAbstractSocketsAndSignals = 3;  // ABI 6
+constexpr uint64_t kBindAndConnectTcp = 3;              // ABI 4
+constexpr uint64_t kAbstractSockets = 1, kSignals = 2;  // ABI 6
 constexpr int kAbiWithNetwork = 4;
 constexpr int kAbiWithScopes = 6;
 
 }  // namespace
 
-bool DenyPaths(std::initializer_list<PathRight> rights) {
+bool DenyPaths(const std::vector<PathRight>& rights, LandlockScope scope) {
   const long abi = ::syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION);
   if (abi < 1) return false;
   const unsigned file_rights = kFileRights[std::min<size_t>(static_cast<size_t>(abi), std::size(kFileRights)) - 1];
@@ -42,7 +42,7 @@ bool DenyPaths(std::initializer_list<PathRight> rights) {
     size = offsetof(RulesetAttributes, scoped);
   }
   if (abi >= kAbiWithScopes) {
-    attributes.scoped = kAbstractSocketsAndSignals;
+    attributes.scoped = scope == LandlockScope::kAll ? kAbstractSockets | kSignals : kAbstractSockets;
     size = sizeof attributes;
   }
   const OwnFd ruleset(static_cast<int>(::syscall(SYS_landlock_create_ruleset, &attributes, size, 0)));

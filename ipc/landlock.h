@@ -4,7 +4,7 @@
 #pragma once
 
 #include <cstdint>
-#include <initializer_list>
+#include <vector>
 
 #include "ipc/result.h"
 
@@ -15,8 +15,10 @@ struct PathRight {
   uint64_t access;  // LANDLOCK_ACCESS_FS_*
 };
 
-// Denies every access to files by path, TCP, abstract sockets and signals to processes outside, as far as the kernel
-// knows these, but for `rights`. False where the kernel has no Landlock or it is switched off.
-bool DenyPaths(std::initializer_list<PathRight> rights = {});
+enum class LandlockScope { kAll, kSignalsAllowed };
+
+// Denies every access to files by path, but for `rights`, and TCP, abstract sockets and signals to processes outside,
+// as far as the kernel knows these. False where the kernel has no Landlock or it is switched off.
+bool DenyPaths(const std::vector<PathRight>& rights = {}, LandlockScope scope = LandlockScope::kAll);
 
 }  // namespace bulkhead

@@ -4,6 +4,9 @@
 #include <sys/socket.h>
 
 namespace bulkhead {
+
+using capnp::rpc::twoparty::Side;
+
 namespace {
 
 capnp::ReaderOptions MessageLimits() {
@@ -22,23 +25,64 @@ class FileServer final : public control::File::Server {
   OwnFd fd_;
 };
 
-kj::Own<kj::AsyncCapabilityStream> WrapSocket(kj::LowLevelAsyncIoProvider& io, OwnFd socket) {
-  return io.wrapUnixSocketFd(socket.Release(), kj::LowLevelAsyncIoProvider::TAKE_OWNERSHIP);
+// A socket over which descriptors go out but none comes in: what a peer attaches is closed at once. (A network that may
+// attach none would not send any either.)
+class SendOnlyStream final : public kj::AsyncCapabilityStream {
+ public:
+  explicit SendOnlyStream(kj::Own<kj::AsyncCapabilityStream> inner) : inner_(kj::mv(inner)) {}
+
+  kj::Promise<ReadResult> tryReadWithFds(void* buffer, size_t min_bytes, size_t max_bytes, kj::AutoCloseFd*,
+                                         size_t) override {
+    return inner_->tryReadWithFds(buffer, min_bytes, max_bytes, nullptr, 0);
+  }
+  kj::Promise<void> writeWithFds(kj::ArrayPtr<const kj::byte> data,
+                                 kj::ArrayPtr<const kj::ArrayPtr<const kj::byte>> more,
+                                 kj::ArrayPtr<const int> fds) override {
+    return inner_->writeWithFds(data, more, fds);
+  }
+  kj::Promise<ReadResult> tryReadWithStreams(void* buffer, size_t min_bytes, size_t max_bytes,
+                                             kj::Own<AsyncCapabilityStream>* streams, size_t) override {
+    return inner_->tryReadWithStreams(buffer, min_bytes, max_bytes, streams, 0);
+  }
+  kj::Promise<void> writeWithStreams(kj::ArrayPtr<const kj::byte> data,
+                                     kj::ArrayPtr<const kj::ArrayPtr<const kj::byte>> more,
+                                     kj::Array<kj::Own<AsyncCapabilityStream>> streams) override {
+    return inner_->writeWithStreams(data, more, kj::mv(streams));
+  }
+  kj::Promise<size_t> tryRead(void* buffer, size_t min_bytes, size_t max_bytes) override {
+    return inner_->tryRead(buffer, min_bytes, max_bytes);
+  }
+  kj::Promise<void> write(const void* buffer, size_t size) override { return inner_->write(buffer, size); }
+  kj::Promise<void> write(kj::ArrayPtr<const kj::ArrayPtr<const kj::byte>> pieces) override {
+    return inner_->write(pieces);
+  }
+  kj::Promise<void> whenWriteDisconnected() override { return inner_->whenWriteDisconnected(); }
+  void shutdownWrite() override { inner_->shutdownWrite(); }
+
+ private:
+  kj::Own<kj::AsyncCapabilityStream> inner_;
+};
+
+kj::Own<kj::AsyncCapabilityStream> WrapSocket(kj::LowLevelAsyncIoProvider& io, OwnFd socket, Descriptors descriptors) {
+  auto stream = io.wrapUnixSocketFd(
+      socket.Release(), kj::LowLevelAsyncIoProvider::TAKE_OWNERSHIP | kj::LowLevelAsyncIoProvider::ALREADY_CLOEXEC);
+  if (descriptors == Descriptors::kTaken) return stream;
+  return kj::heap<SendOnlyStream>(kj::mv(stream));
 }
 
 }  // namespace
 
 RpcConnection::RpcConnection(kj::LowLevelAsyncIoProvider& io, OwnFd socket, capnp::Capability::Client bootstrap,
-                             capnp::rpc::twoparty::Side side)
-    : side_(side),
-      stream_(WrapSocket(io, std::move(socket))),
-      network_(*stream_, kMaxFdsPerMessage, side, MessageLimits()),
+                             Descriptors descriptors)
+    : side_(Side::SERVER),
+      stream_(WrapSocket(io, std::move(socket), descriptors)),
+      network_(*stream_, kMaxFdsPerMessage, side_, MessageLimits()),
       system_(capnp::makeRpcServer(network_, kj::mv(bootstrap))) {}
 
-RpcConnection::RpcConnection(kj::LowLevelAsyncIoProvider& io, OwnFd socket, capnp::rpc::twoparty::Side side)
-    : side_(side),
-      stream_(WrapSocket(io, std::move(socket))),
-      network_(*stream_, kMaxFdsPerMessage, side, MessageLimits()),
+RpcConnection::RpcConnection(kj::LowLevelAsyncIoProvider& io, OwnFd socket)
+    : side_(Side::CLIENT),
+      stream_(WrapSocket(io, std::move(socket), Descriptors::kTaken)),
+      network_(*stream_, kMaxFdsPerMessage, side_, MessageLimits()),
       system_(capnp::makeRpcClient(network_)) {}
 
 control::File::Client MakeFile(OwnFd fd) { return kj::heap<FileServer>(std::move(fd)); }

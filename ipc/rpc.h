@@ -20,14 +20,17 @@ inline constexpr int kControlFd = 3;
 // The most descriptors one message may carry (the kernel's SCM_MAX_FD is 253).
 inline constexpr unsigned kMaxFdsPerMessage = 250;
 
+// What a peer that offers a capability does with descriptors that come with messages to it.
+enum class Descriptors { kRefused, kTaken };
+
 // One end of a two-party connection.
 class RpcConnection {
  public:
   // `bootstrap` is what the peer gets; messages are bounded, since the peer may be hostile.
   RpcConnection(kj::LowLevelAsyncIoProvider& io, OwnFd socket, capnp::Capability::Client bootstrap,
-                capnp::rpc::twoparty::Side side);
-  // A connection that offers nothing itself.
-  RpcConnection(kj::LowLevelAsyncIoProvider& io, OwnFd socket, capnp::rpc::twoparty::Side side);
+                Descriptors descriptors);
+  // A connection that offers nothing itself, and takes descriptors.
+  RpcConnection(kj::LowLevelAsyncIoProvider& io, OwnFd socket);
 
   template <typename Interface>
   typename Interface::Client Bootstrap() {

@@ -42,6 +42,9 @@ void SetProcessName(const std::string& name) {
 
 void DropCapabilities() {
   Check(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "forbid new privileges");
+  // The broker of an ordinary user has nothing to give up, and may not even say so; no new privileges is enough there.
+  capng_get_caps_process();
+  if (capng_have_capability(CAPNG_EFFECTIVE, CAP_SETPCAP) == 0) return;
   // A uid of 0 means nothing here from now on: neither exec nor setuid gives capabilities back.
   constexpr unsigned long kLocked = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP |
                                     SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED |
@@ -61,7 +64,7 @@ void ReserveHeap(size_t bytes) {
   std::free(reserve);
 }
 
-void LimitProcess(std::initializer_list<ResourceLimit> limits) {
+void LimitProcess(std::initializer_list<ResourceLimit> limits, Tracing tracing) {
   for (const ResourceLimit& limit : limits) {
     const rlimit both{limit.value, limit.value};
     Check(::setrlimit(limit.resource, &both), "set a resource limit");
@@ -69,8 +72,7 @@ void LimitProcess(std::initializer_list<ResourceLimit> limits) {
   const rlimit none{0, 0};
   Check(::setrlimit(RLIMIT_CORE, &none), "forbid core dumps");
   ::umask(0777);
-  // Not dumpable: no core file, and no ptrace or /proc access by other processes of the same user.
-  Check(::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "forbid tracing");
+  if (tracing == Tracing::kForbidden) Check(::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "forbid tracing");
 }
 
 }  // namespace bulkhead

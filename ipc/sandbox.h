@@ -33,7 +33,9 @@ void DropCapabilities();
 // costs no memory. A sanitizer's allocator keeps its own ways.
 void ReserveHeap(size_t bytes);
 
-// Fixes resource limits, and forbids core dumps and tracing by the same user. Once set-up is done.
-void LimitProcess(std::initializer_list<ResourceLimit> limits);
+// Fixes resource limits, and forbids core dumps and, unless asked not to, tracing and /proc access by other processes
+// of the same user. Once set-up is done.
+enum class Tracing { kForbidden, kAllowed };
+void LimitProcess(std::initializer_list<ResourceLimit> limits, Tracing tracing = Tracing::kForbidden);
 
 }  // namespace bulkhead

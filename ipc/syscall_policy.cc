@@ -135,6 +135,20 @@ OwnFd SyscallPolicy::Install(OnViolation on_violation) const {
   return OwnFd(listener);
 }
 
+int PrintPolicy(const std::string& option, const SyscallPolicy& policy) {
+  std::string text;
+  if (option == "--policy") {
+    text = policy.Listing();
+  } else if (option == "--policy=bpf") {
+    text = policy.Program(OnViolation::kReport);
+  } else if (option == "--policy=bpf-kill") {
+    text = policy.Program(OnViolation::kKill);
+  } else {
+    throw FatalError("this program is started by Bulkhead's broker; by hand it only takes --policy");
+  }
+  return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() ? 0 : 1;
+}
+
 std::string SyscallName(int number) {
   const std::unique_ptr<char, void (*)(void*)> name(::seccomp_syscall_resolve_num_arch(SCMP_ARCH_X86_64, number),
                                                     std::free);

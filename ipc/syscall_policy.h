@@ -55,6 +55,10 @@ class SyscallPolicy {
   std::vector<Rule> rules_;
 };
 
+// The options --policy, which prints the listing, --policy=bpf for the program when violations are reported, and
+// --policy=bpf-kill when they are not; throws FatalError for another. The value is main's.
+int PrintPolicy(const std::string& option, const SyscallPolicy& policy);
+
 // "openat", or "system call 999" for a number that has no name.
 std::string SyscallName(int number);
 

@@ -40,7 +40,7 @@ class RunnerServer final : public control::Runner::Server {
 };
 
 void Serve(kj::AsyncIoContext& io, ChildSandbox& sandbox) {
-  RpcConnection broker(*io.lowLevelProvider, OwnFd(kControlFd), capnp::rpc::twoparty::Side::CLIENT);
+  RpcConnection broker(*io.lowLevelProvider, OwnFd(kControlFd));
   auto host = broker.Bootstrap<control::RunnerHost>();
   Mailbox mailbox(io.unixEventPort);
   std::optional<Runner> runner;

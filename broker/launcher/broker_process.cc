@@ -22,17 +22,7 @@ namespace fs = std::filesystem;
 
 // As of a command that a shell cannot start.
 constexpr int kNotStarted = 127;
-
-// Beside this executable in a build tree, or in PREFIX/libexec/bulkhead.
-std::string FindBroker() {
-  const fs::path here = fs::read_symlink("/proc/self/exe").parent_path();
-  for (const fs::path& place : {here / "libexec", here.parent_path() / "libexec" / "bulkhead"}) {
-    const fs::path broker = place / "bulkhead-broker";
-    if (::access(broker.c_str(), X_OK) == 0) return broker;
-  }
-  throw FatalError("find bulkhead-broker: it is neither in " + (here / "libexec").string() + " nor in " +
-                   (here.parent_path() / "libexec/bulkhead").string() + "; build or install Bulkhead completely");
-}
+constexpr const char* kBroker = "bulkhead-broker";
 
 [[noreturn]] void ExecBroker(const std::string& program, const std::string& title, int control_fd) {
   // Aside first: the connection may sit at one of the numbers that are given away here.
@@ -53,13 +43,22 @@ std::string FindBroker() {
 
 }  // namespace
 
+std::string HelpersDirectory() {
+  const fs::path here = fs::read_symlink("/proc/self/exe").parent_path();
+  for (const fs::path& place : {here / "libexec", here.parent_path() / "libexec" / "bulkhead"}) {
+    if (::access((place / kBroker).c_str(), X_OK) == 0) return place;
+  }
+  throw FatalError("find bulkhead-broker: it is neither in " + (here / "libexec").string() + " nor in " +
+                   (here.parent_path() / "libexec/bulkhead").string() + "; build or install Bulkhead completely");
+}
+
 BrokerProcess::BrokerProcess(kj::AsyncIoContext& io, const std::string& title) {
-  const std::string program = FindBroker();
+  const std::string program = HelpersDirectory() + "/" + kBroker;
   auto [ours, theirs] = MakeSocketPair();
   pid_ = ::fork();
   if (pid_ < 0) ThrowErrno("start the broker");
   if (pid_ == 0) ExecBroker(program, title, theirs.get());
-  connection_.emplace(*io.lowLevelProvider, std::move(ours), capnp::rpc::twoparty::Side::CLIENT);
+  connection_.emplace(*io.lowLevelProvider, std::move(ours));
 }
 
 void BrokerProcess::Finish() {
@@ -103,7 +102,7 @@ VmConnection::VmConnection(kj::AsyncIoContext& io, const std::string& name) {
   socklen_t size = sizeof broker;
   if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &broker, &size) != 0) ThrowErrno("VM '" + name + "'");
   broker_pid_ = broker.pid;
-  connection_.emplace(*io.lowLevelProvider, std::move(socket), capnp::rpc::twoparty::Side::CLIENT);
+  connection_.emplace(*io.lowLevelProvider, std::move(socket));
 }
 
 }  // namespace bulkhead::launcher

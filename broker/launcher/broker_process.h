@@ -13,6 +13,9 @@
 
 namespace bulkhead::launcher {
 
+// Where Bulkhead's other executables are: beside this one in a build tree, or in PREFIX/libexec/bulkhead.
+std::string HelpersDirectory();
+
 class BrokerProcess {
  public:
   // `title` names it in process lists.

@@ -89,7 +89,7 @@ DeviceContext TakeContext(control::DeviceGrants::Reader grants, kj::WaitScope& w
 }
 
 void Serve(const DeviceKind& kind, kj::AsyncIoContext& io, ChildSandbox& sandbox) {
-  RpcConnection broker(*io.lowLevelProvider, OwnFd(kControlFd), capnp::rpc::twoparty::Side::CLIENT);
+  RpcConnection broker(*io.lowLevelProvider, OwnFd(kControlFd));
   auto host = broker.Bootstrap<control::DeviceHost>();
   auto response = host.grantsRequest().send().wait(io.waitScope);
   const auto grants = response.getGrants();

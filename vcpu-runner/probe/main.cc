@@ -14,7 +14,7 @@ namespace {
 constexpr rlim_t kMaxDescriptors = 256;
 
 void Serve(kj::AsyncIoContext& io, ChildSandbox&) {
-  RpcConnection broker(*io.lowLevelProvider, OwnFd(kControlFd), capnp::rpc::twoparty::Side::CLIENT);
+  RpcConnection broker(*io.lowLevelProvider, OwnFd(kControlFd));
   auto host = broker.Bootstrap<control::ProbeHost>();
   OwnFd kvm;
   {

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "broker/launcher/vm_resources.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "ipc/rpc.h"
+
+namespace bulkhead::launcher {
+
+using Kind = StreamOption::Kind;
+
+VmResources::VmResources(const RunOptions& options) {
+  CheckHostMemory(options.memory_bytes);
+  kernel_ = OpenSource("kernel", options.kernel);
+  if (!options.initrd.empty()) initrd_ = OpenSource("initrd", options.initrd);
+  disks_ = OpenDisks(options.disks);
+  for (const OpenDisk& disk : disks_) locks_.Add(disk.file);
+  serial_ = OpenStream("the serial port", options.console);
+  if (options.virtio_console) virtio_console_ = OpenStream("the virtio console", *options.virtio_console);
+  if (options.debug_console.kind == Kind::kStdio) debug_output_ = debug_.emplace().TakeGuestEnd();
+  if (options.debug_console.kind == Kind::kFile) debug_output_ = OpenOutput(options.debug_console.path);
+}
+
+VmResources::~VmResources() {
+  for (const std::string& path : socket_paths_) ::unlink(path.c_str());
+}
+
+VmResources::Stream VmResources::OpenStream(const char* what, const StreamOption& option) {
+  Stream stream;
+  switch (option.kind) {
+    case Kind::kNone:
+      break;
+    case Kind::kStdio:
+      stream.input_output = terminal_.emplace().TakeGuestEnd();
+      break;
+    case Kind::kPty: {
+      Pty& pty = ptys_.emplace_back(OpenPty());
+      std::fprintf(stderr, "bulkhead: %s is at %s\n", what, pty.path.c_str());
+      stream.input_output = std::move(pty.master);
+      break;
+    }
+    case Kind::kUnix:
+      stream.listener = ListenAt(option.path);
+      socket_paths_.push_back(option.path);
+      break;
+    case Kind::kFile:
+      stream.output = OpenOutput(option.path);
+      break;
+  }
+  return stream;
+}
+
+void VmResources::Stream::Fill(control::StreamConfig::Builder out) const {
+  if (input_output.valid()) {
+    out.setInput(ShareFile(input_output.get()));
+    out.setOutput(ShareFile(input_output.get()));
+  }
+  if (output.valid()) out.setOutput(ShareFile(output.get()));
+  if (listener.valid()) out.setListener(ShareFile(listener.get()));
+}
+
+void VmResources::Fill(const RunOptions& options, const RuntimeDir& directory, control::VmConfig::Builder out) const {
+  out.setName(options.name);
+  out.setMemoryBytes(options.memory_bytes);
+  out.setVcpuCount(options.cpus);
+  out.setKernel(ShareFile(kernel_.get()));
+  out.setKernelName(options.kernel);
+  if (initrd_.valid()) {
+    out.setInitrd(ShareFile(initrd_.get()));
+    out.setInitrdName(options.initrd);
+  }
+  out.setCommandLine(options.append);
+  auto configs = out.initDisks(static_cast<unsigned>(disks_.size()));
+  for (unsigned i = 0; i < disks_.size(); ++i) {
+    configs[i].setFile(ShareFile(disks_[i].file.get()));
+    configs[i].setName(options.disks[i].path);
+    configs[i].setReadOnly(options.disks[i].read_only);
+    configs[i].setSerial(options.disks[i].id);
+    configs[i].setDirectIo(disks_[i].direct_io);
+    configs[i].setBlockDevice(disks_[i].block_device);
+    configs[i].setQueues(options.disks[i].queues);
+  }
+  serial_.Fill(out.initSerial());
+  if (options.virtio_console) virtio_console_.Fill(out.initVirtioConsole());
+  if (debug_output_.valid()) out.setDebugConsole(ShareFile(debug_output_.get()));
+  out.setKeepOnDeviceFailure(options.keep_on_device_failure);
+  out.setExitDeadlineMs(options.exit_deadline_ms);
+  out.setRuntimeDir(directory.path());
+}
+
+void VmResources::CloseGuestEnds() {
+  serial_ = {};
+  virtio_console_ = {};
+  debug_output_.Close();
+}
+
+}  // namespace bulkhead::launcher
