@@ -72,6 +72,12 @@ kj::Promise<std::string> Child::WhenDead() {
   return death_.whenBecomesReadable().then([this] { return DescribeDeath(); });
 }
 
+bool Child::WasStopped() {
+  if (reaped_) return false;
+  siginfo_t info{};
+  return ::waitid(P_PIDFD, static_cast<id_t>(process_.pidfd.get()), &info, WSTOPPED | WNOHANG) == 0 && info.si_pid != 0;
+}
+
 std::string Child::DescribeDeath() {
   // What it wrote last may still be in the pipe.
   std::array<char, 4096> bytes;

@@ -31,6 +31,8 @@ class Child {
   // Whether its violations are to be reported, and so will be.
   bool reports_violations() const { return reports_violations_; }
   void Kill();
+  // Whether a signal has stopped it (SIGSTOP): it may go on, or never. Once for each time.
+  bool WasStopped();
 
   pid_t pid() const { return process_.pid; }
   const std::string& name() const { return name_; }

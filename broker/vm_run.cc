@@ -103,6 +103,7 @@ VmRun::VmRun(kj::AsyncIoContext& io, const std::string& helpers, const VmSetting
       settings_(settings),
       kvm_(kvm),
       memory_(OrThrow(MakeSealedMemory("guest-" + settings.name, settings.memory_bytes))),
+      child_signals_(io.unixEventPort),
       all_ready_(kj::newPromiseAndFulfiller<void>()),
       end_(kj::newPromiseAndFulfiller<VmEnd>()),
       ended_(end_.promise.fork()) {
@@ -133,6 +134,17 @@ void VmRun::Supervise() {
   for (size_t i = 0; i < devices_.size(); ++i) {
     tasks_->add(devices_[i].child->WhenDead().then([this, i](std::string how) { DeviceDied(i, how); }));
   }
+  tasks_->add(WatchStops());
+}
+
+// A stopped device process may never go on, and no guest can tell: so it is as good as dead.
+kj::Promise<void> VmRun::WatchStops() {
+  return child_signals_.Next().then([this] {
+    for (size_t i = 0; i < devices_.size(); ++i) {
+      if (devices_[i].child->WasStopped()) DeviceDied(i, devices_[i].plan->name + " was stopped by a signal");
+    }
+    return WatchStops();
+  });
 }
 
 void VmRun::End(VmEnd end) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "broker/child.h"
+#include "broker/child_signals.h"
 #include "broker/vm_settings.h"
 #include "broker/wiring.h"
 
@@ -63,6 +64,7 @@ class VmRun {
   void FillDeviceGrants(size_t index, control::DeviceGrants::Builder out);
   void FillRunnerGrants(control::RunnerGrants::Builder out) const;
   void Supervise();
+  kj::Promise<void> WatchStops();
   void DeviceDied(size_t index, const std::string& how);
   kj::Promise<void> ResumeDevices();
   kj::Promise<void> QuiesceDevices();
@@ -71,6 +73,7 @@ class VmRun {
   const VmSettings& settings_;
   const OwnFd& kvm_;
   OwnFd memory_;
+  ChildSignals child_signals_;
   std::vector<DeviceProcess> devices_;
   std::unique_ptr<Child> runner_process_;
   std::optional<control::Runner::Client> runner_;

@@ -128,7 +128,7 @@ TEST(RunOptions, DefaultsAreTheDocumentedOnes) {
   EXPECT_FALSE(run.virtio_console.has_value());
   EXPECT_EQ(run.debug_console.kind, Kind::kNone);
   EXPECT_FALSE(run.reboot);
-  EXPECT_FALSE(run.keep_on_device_failure);
+  EXPECT_TRUE(run.keep_on_device_failure);
   EXPECT_TRUE(run.name.starts_with("vm-")) << run.name;
 }
 

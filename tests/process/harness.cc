@@ -33,17 +33,17 @@ std::pair<OwnFd, OwnFd> MakePipe() {
   return {OwnFd(ends[0]), OwnFd(ends[1])};
 }
 
-// One runtime directory for all commands of this test program, so that they see each other and nobody else.
-const std::string& RuntimeRoot() {
-  static const TempDir dir;
-  return dir.path();
-}
-
 bool IsNumber(const std::string& text) {
   return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
 }
 
 }  // namespace
+
+// So that they see each other and nobody else.
+const std::string& RuntimeDirectory() {
+  static const TempDir dir;
+  return dir.path();
+}
 
 TempDir::TempDir() {
   std::string path = fs::temp_directory_path() / "bulkhead-test.XXXXXX";
@@ -82,7 +82,7 @@ Command::Command(std::vector<std::string> arguments, const Prepare& prepare) {
   auto [in_read, in_write] = MakePipe();
   auto [out_read, out_write] = MakePipe();
   auto [err_read, err_write] = MakePipe();
-  Launch launch{BuildDir(), RuntimeRoot()};
+  Launch launch{BuildDir(), RuntimeDirectory()};
   arguments.insert(arguments.begin(), "bulkhead");
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());
@@ -145,6 +145,18 @@ bool Command::WaitUntil(const std::function<bool()>& holds) {
   while (!holds()) {
     if (Clock::now() > end || !Pump(100)) return holds();
   }
+  return true;
+}
+
+bool Command::WaitForSilence() {
+  constexpr int kWhileMs = 300;
+  const auto end = Clock::now() + kHang;
+  size_t size = 0;
+  do {
+    if (Clock::now() > end) return false;
+    size = output_.size();
+    Pump(kWhileMs);
+  } while (output_.size() != size);
   return true;
 }
 
@@ -235,7 +247,7 @@ std::string ReadToEnd(int fd) {
 
 std::vector<std::string> RuntimeFiles() {
   std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(RuntimeRoot())) names.push_back(entry.path().filename());
+  for (const auto& entry : fs::directory_iterator(RuntimeDirectory())) names.push_back(entry.path().filename());
   return names;
 }
 

@@ -55,6 +55,8 @@ class Command {
   bool WaitForOutput(const std::string& text);
   // The same until `holds`, which looks at the output.
   bool WaitUntil(const std::function<bool()>& holds);
+  // Reads output until none comes for a while; false if it never stops.
+  bool WaitForSilence();
   // The exit status, or 128 + signal; -1 for a hang.
   int Wait();
 
@@ -63,6 +65,7 @@ class Command {
   const std::string& errors() const { return errors_; }  // stderr
 
  private:
+  // Takes what output there is, or comes within the time; false at its end.
   bool Pump(int timeout_ms);
 
   pid_t pid_ = -1;
@@ -94,7 +97,8 @@ bool Eventually(const std::function<bool()>& holds);
 // A connection to a UNIX socket; invalid if nobody answers there. And all that comes from one.
 OwnFd ConnectTo(const std::string& path);
 std::string ReadToEnd(int fd);
-// What is left in the runtime directory of this user.
+// The runtime directory of all commands of this program, and what is in it.
+const std::string& RuntimeDirectory();
 std::vector<std::string> RuntimeFiles();
 // A VM name that no other test uses.
 std::string UniqueName();

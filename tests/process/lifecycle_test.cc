@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include "ipc/broker.capnp.h"
+#include "ipc/rpc.h"
 #include "tests/process/harness.h"
 
 namespace bulkhead::test {
@@ -89,8 +91,8 @@ TEST(Lifecycle, SecondSignalEndsAGuestThatDoesNotListen) {
   ExpectNothingLeft(vm.name());
 }
 
-TEST(Lifecycle, DeathOfADeviceEndsTheVmAndNamesIt) {
-  RunningVm vm;
+TEST(Lifecycle, DeathOfADeviceEndsTheVmWhereAskedAndNamesIt) {
+  RunningVm vm({"--on-device-failure", "stop"});
   ASSERT_TRUE(vm.started()) << vm.command().errors();
   ASSERT_EQ(::kill(ProcessOf(vm.name(), "rng"), SIGKILL), 0);
   EXPECT_EQ(vm.command().Wait(), 1);
@@ -151,6 +153,50 @@ TEST(Lifecycle, ImageInUseIsRefused) {
   EXPECT_EQ(second.status, 1);
   EXPECT_NE(second.errors.find(image), std::string::npos) << second.errors;
   EXPECT_NE(second.errors.find("use"), std::string::npos) << second.errors;
+}
+
+// The socket that `bulkhead stop` and the like use.
+class ControlConnection {
+ public:
+  explicit ControlConnection(const std::string& vm)
+      : io_(kj::setupAsyncIo()), rpc_(*io_.lowLevelProvider, ConnectTo(RuntimeDirectory() + "/" + vm + ".sock")) {}
+  control::VmControl::Client vm() { return rpc_.Bootstrap<control::VmControl>(); }
+  kj::WaitScope& wait() { return io_.waitScope; }
+
+ private:
+  kj::AsyncIoContext io_;
+  RpcConnection rpc_;
+};
+
+TEST(Lifecycle, PausedVmMakesNoProgressUntilResumed) {
+  RunningVm vm({"-c", "2"}, "ticking");
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  ControlConnection control(vm.name());
+  control.vm().pauseRequest().send().wait(control.wait());
+  EXPECT_TRUE(vm.command().WaitForSilence());
+  const size_t paused_at = vm.command().output().size();
+  EXPECT_EQ(control.vm().reportRequest().send().wait(control.wait()).getReport().getState(), "paused");
+  control.vm().resumeRequest().send().wait(control.wait());
+  EXPECT_TRUE(vm.command().WaitUntil([&] { return vm.command().output().size() > paused_at; }));
+  EXPECT_EQ(RunBulkhead({"kill", vm.name()}).status, 0);
+  EXPECT_EQ(vm.command().Wait(), 0);
+}
+
+// Each in turn: the guest goes on, the broker says who it was.
+TEST(Lifecycle, StoppedDeviceCostsOnlyItself) {
+  const TempDir dir;
+  RunningVm vm({"--disk", dir.MakeImage("disk.img", 1 << 20), "--console", "none"}, "ticking");
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  for (const std::string device : {"console", "disk0", "rng"}) {
+    ASSERT_EQ(::kill(ProcessOf(vm.name(), device), SIGSTOP), 0);
+    EXPECT_TRUE(vm.command().WaitUntil(
+        [&] { return vm.command().errors().find(device + " was stopped") != std::string::npos; }));
+    const size_t then = vm.command().output().size();
+    EXPECT_TRUE(vm.command().WaitUntil([&] { return vm.command().output().size() > then; }));
+  }
+  EXPECT_EQ(RunBulkhead({"kill", vm.name()}).status, 0);
+  EXPECT_EQ(vm.command().Wait(), 0);
+  ExpectNothingLeft(vm.name());
 }
 
 // A sandboxed child, as the kernel sees it.
