@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "ipc/platform.h"
 #include "vcpu-runner/boot/acpi_tables.h"
 #include "vcpu-runner/boot/cpu_state.h"
 #include "vcpu-runner/boot/image.h"
@@ -19,21 +20,31 @@ struct Initrd {
   uint64_t size_bytes = 0;
 };
 
-// As high as the kernel allows, where it is least in the way.
+// As high below `end` as it goes, where it is least in the way; nothing if it would touch the kernel.
+std::optional<uint64_t> InitrdAddress(uint64_t size_bytes, const LoadedKernel& kernel, uint64_t end) {
+  end = end / kPageBytes * kPageBytes;
+  if (size_bytes > end) return {};
+  const uint64_t start = (end - size_bytes) / kPageBytes * kPageBytes;
+  return start < kernel.end ? std::nullopt : std::optional(start);
+}
+
 Result<Initrd> LoadInitrd(const BootSources& sources, const LoadedKernel& kernel, const GuestMemory& memory,
                           const Machine& machine) {
   if (!sources.initrd_fd) return Initrd{};
   auto image = Image::Open(*sources.initrd_fd, "initrd '" + sources.initrd_name + "'");
   if (!image.ok()) return image.error();
-  const uint64_t end = std::min(LowRamSize(machine), kernel.initrd_max + 1) / kPageBytes * kPageBytes;
   const uint64_t size = image->size_bytes();
-  const uint64_t start = size > end ? 0 : (end - size) / kPageBytes * kPageBytes;
-  if (size > end || start < kernel.end) {
+  const uint64_t end = std::min(LowRamSize(machine), kernel.initrd_max + 1);
+  const auto start = InitrdAddress(size, kernel, end);
+  if (!start) {
+    const bool more_helps =
+        InitrdAddress(size, kernel, std::min(platform::kLowRamLimit, kernel.initrd_max + 1)).has_value();
     return image->Fail("is " + MiB(size) + " and does not fit above the kernel, which ends at " + MiB(kernel.end) +
-                       ", in " + MiB(end) + " of memory: give the guest more with -m");
+                       ", in " + MiB(end) + " of memory: " +
+                       (more_helps ? "give the guest more with -m" : "this kernel cannot take one so large"));
   }
-  if (auto loaded = image->Load(0, size, memory, Gpa{start}); !loaded.ok()) return loaded.error();
-  return Initrd{Gpa{start}, size};
+  if (auto loaded = image->Load(0, size, memory, Gpa{*start}); !loaded.ok()) return loaded.error();
+  return Initrd{Gpa{*start}, size};
 }
 
 Result<void> WriteCommandLine(const std::string& line, const LoadedKernel& kernel, const GuestMemory& memory) {
@@ -112,6 +123,15 @@ Result<void> WriteStartInfo(const Initrd& initrd, Gpa rsdp, const GuestMemory& m
 }
 
 }  // namespace
+
+Error MemoryError(const Image& image, uint64_t start, uint64_t size_bytes, const Machine& machine) {
+  if (start > platform::kLowRamLimit || size_bytes > platform::kLowRamLimit - start) {
+    return image.Fail("wants more memory than the " + MiB(platform::kLowRamLimit) +
+                      " that a guest can have below 4 GiB: it is corrupt");
+  }
+  return image.Fail("needs " + MiB(start + size_bytes) + " of memory to start, and the guest has " +
+                    MiB(LowRamSize(machine)) + ": give it more with -m");
+}
 
 Result<LoadedKernel> LoadKernel(const Image& image, const GuestMemory& memory, const Machine& machine) {
   if (IsBzImage(image)) return LoadBzImage(image, memory, machine);

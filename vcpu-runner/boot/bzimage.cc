@@ -46,7 +46,6 @@ Result<LoadedKernel> LoadBzImage(const Image& image, const GuestMemory& memory, 
   auto displacement = image.ReadObject<uint8_t>(kHeaderLength);
   if (!displacement.ok()) return displacement.error();
   const size_t header_end = std::min<size_t>(kHeaderMagic + *displacement, kLongestHeaderEnd);
-  if (header_end <= kSetupSects) return image.Fail("its setup header is corrupt");
   auto header = std::span(page).subspan(kSetupSects, header_end - kSetupSects);
   if (auto read = image.Read(kSetupSects, header); !read.ok()) return read.error();
 
@@ -75,10 +74,8 @@ Result<LoadedKernel> LoadBzImage(const Image& image, const GuestMemory& memory, 
   const uint64_t runs_at = std::max(load, GetField<uint64_t>(page, kPrefAddress));
   const uint64_t needs = std::max<uint64_t>(GetField<uint32_t>(page, kInitSize), code_bytes);
   const uint64_t low_ram = LowRamSize(machine);
-  if (load < kKernelBase || runs_at > low_ram || needs > low_ram - runs_at) {
-    return image.Fail("needs " + MiB(runs_at + needs) + " of memory to start, and the guest has " + MiB(low_ram) +
-                      " below 4 GiB: give it more with -m");
-  }
+  if (load < kKernelBase) return image.Fail("its setup header is corrupt");
+  if (runs_at > low_ram || needs > low_ram - runs_at) return MemoryError(image, runs_at, needs, machine);
   if (auto loaded = image.Load(setup_bytes, code_bytes, memory, Gpa{load}); !loaded.ok()) return loaded.error();
   PutField(page, kCode32Start, static_cast<uint32_t>(load));
 

@@ -2,10 +2,10 @@
 // ELF kernels: a vmlinux by its PVH note where it has one, else by the 64-bit Linux boot protocol at its entry point.
 #include <elf.h>
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
-#include "ipc/platform.h"
 #include "vcpu-runner/boot/kernel.h"
 #include "vcpu-runner/boot/memory_map.h"
 
@@ -76,8 +76,7 @@ Result<void> LoadSegment(const Image& image, const GuestMemory& memory, const Ma
   const uint64_t low_ram = LowRamSize(machine);
   if (segment.p_paddr < kKernelBase) return image.Fail("an ELF segment lies below 1 MiB, where kernels are not loaded");
   if (segment.p_paddr > low_ram || segment.p_memsz > low_ram - segment.p_paddr) {
-    return image.Fail("needs memory up to " + MiB(segment.p_paddr + segment.p_memsz) + ", and the guest has " +
-                      MiB(low_ram) + " below 4 GiB: give it more with -m");
+    return MemoryError(image, segment.p_paddr, segment.p_memsz, machine);
   }
   // What p_memsz has beyond the file's bytes is zero already: memory is fresh.
   return image.Load(segment.p_offset, segment.p_filesz, memory, Gpa{segment.p_paddr});
@@ -95,6 +94,7 @@ Result<LoadedKernel> LoadElf(const Image& image, const GuestMemory& memory, cons
   if (!header.ok()) return header.error();
   LoadedKernel kernel;
   uint64_t pvh_entry = 0;
+  std::vector<Elf64_Phdr> loaded_segments;
   for (uint16_t i = 0; i < header->e_phnum; ++i) {
     auto segment = image.ReadObject<Elf64_Phdr>(header->e_phoff + uint64_t{i} * sizeof(Elf64_Phdr));
     if (!segment.ok()) return segment.error();
@@ -105,12 +105,16 @@ Result<LoadedKernel> LoadElf(const Image& image, const GuestMemory& memory, cons
     }
     if (segment->p_type != PT_LOAD || segment->p_memsz == 0) continue;
     if (auto loaded = LoadSegment(image, memory, machine, *segment); !loaded.ok()) return loaded.error();
+    loaded_segments.push_back(*segment);
     kernel.end = std::max(kernel.end, segment->p_paddr + segment->p_memsz);
   }
   if (kernel.end == 0) return image.Fail("is an ELF file with nothing to load");
   kernel.protocol = pvh_entry != 0 ? LoadedKernel::Protocol::kPvh : LoadedKernel::Protocol::kLinux64;
   kernel.entry = pvh_entry != 0 ? pvh_entry : header->e_entry;
-  if (kernel.entry < kKernelBase || kernel.entry >= kernel.end) {
+  const auto holds_entry = [&kernel](const Elf64_Phdr& segment) {
+    return kernel.entry >= segment.p_paddr && kernel.entry - segment.p_paddr < segment.p_memsz;
+  };
+  if (std::none_of(loaded_segments.begin(), loaded_segments.end(), holds_entry)) {
     return image.Fail("its entry point lies outside of what it loads");
   }
   kernel.initrd_max = kHighestInitrd;

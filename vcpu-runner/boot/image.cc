@@ -8,7 +8,7 @@
 
 namespace bulkhead::runner {
 
-std::string MiB(uint64_t bytes) { return std::to_string((bytes + 0xF'FFFF) >> 20) + " MiB"; }
+std::string MiB(uint64_t bytes) { return std::to_string((bytes >> 20) + ((bytes & 0xF'FFFF) != 0 ? 1 : 0)) + " MiB"; }
 
 Result<Image> Image::Open(int fd, std::string label) {
   struct stat info;
@@ -23,8 +23,8 @@ Result<Image> Image::Open(int fd, std::string label) {
 
 Result<void> Image::Read(uint64_t offset, std::span<std::byte> to) const {
   if (!Contains(offset, to.size())) {
-    return Fail("the file ends too early (" + std::to_string(size_bytes_) + " bytes, at least " +
-                std::to_string(offset + to.size()) + " are needed): it is truncated; copy it again");
+    return Fail("the file ends too early (" + std::to_string(size_bytes_) + " bytes; " + std::to_string(to.size()) +
+                " from byte " + std::to_string(offset) + " on are needed): it is truncated; copy it again");
   }
   while (!to.empty()) {
     const ssize_t got = ::pread(fd_, to.data(), to.size(), static_cast<off_t>(offset));

@@ -29,6 +29,10 @@ struct LoadedKernel {
 // Recognizes and loads a bzImage or an ELF vmlinux.
 Result<LoadedKernel> LoadKernel(const Image& image, const GuestMemory& memory, const Machine& machine);
 
+// The error of a kernel whose memory, [start, start + size_bytes), is not all there: it asks for more where a guest can
+// have that. Both numbers are hostile.
+Error MemoryError(const Image& image, uint64_t start, uint64_t size_bytes, const Machine& machine);
+
 bool IsBzImage(const Image& image);
 Result<LoadedKernel> LoadBzImage(const Image& image, const GuestMemory& memory, const Machine& machine);
 bool IsElf(const Image& image);
