@@ -119,17 +119,32 @@ $(foreach d,$(DEVICES),$(eval $(call device_rule,$(d))))
 
 # Payload guests: freestanding, entered by the Linux 64-bit boot protocol.
 -include tests/payload/payload.mk
+include tests/fuzz/fuzz.mk
 
 # Unit tests: every object but the entries, in one program.
 UNIT_OBJ := $(call objects,$(filter-out %/main.cc,$(ALL_SRC)) $(TEST_SRC)) $(SCHEMA_OBJECTS)
 $(BUILD)/tests/unit: $(UNIT_OBJ)
 	$(call link,-lgtest_main -lgtest $(CHILD_LIBS) -luring)
 PROCESS_TEST_SRC := $(wildcard tests/process/*.cc)
-$(BUILD)/tests/process: $(call objects,$(PROCESS_TEST_SRC)) $(IPC_OBJ)
+# Started as the broker starts them, spoken to as the runner does.
+DEVICE_DRIVER_OBJ := $(call objects,$(filter-out broker/main.cc,$(BROKER_SRC)) vcpu-runner/device_channel.cc) \
+  $(filter %_settings.capnp.o,$(SCHEMA_OBJECTS)) $(IPC_OBJ)
+$(BUILD)/tests/process: $(call objects,$(PROCESS_TEST_SRC)) $(DEVICE_DRIVER_OBJ)
 	$(call link,-lgtest_main -lgtest $(CHILD_LIBS))
 
+# A hostile program in the place of each child, and what becomes of it.
+JAIL_TEST_SRC := $(wildcard tests/jail/*_test.cc) tests/jail/attempts.cc tests/process/harness.cc tests/process/device_process.cc
+$(BUILD)/tests/jail: $(call objects,$(JAIL_TEST_SRC)) $(DEVICE_DRIVER_OBJ)
+	$(call link,-lgtest_main -lgtest $(CHILD_LIBS))
+$(BUILD)/tests/rogue: $(call objects,tests/jail/rogue.cc tests/jail/attempts.cc vcpu-runner/policy.cc \
+  $(foreach d,$(DEVICES),device-procs/$(d)/policy.cc)) $(COMMON_OBJ) $(IPC_OBJ)
+	$(call link,$(CHILD_LIBS))
+
+$(BUILD)/tests/liar: $(call objects,tests/jail/liar.cc device-procs/rng/policy.cc) $(COMMON_OBJ) $(IPC_OBJ)
+	$(call link,$(CHILD_LIBS))
+
 .PHONY: tests
-tests: all $(BUILD)/tests/unit $(BUILD)/tests/process
+tests: all $(addprefix $(BUILD)/tests/,unit process jail rogue liar)
 
 .PHONY: deps
 deps:
@@ -144,7 +159,7 @@ run:
 .PHONY: check
 check:
 	@scripts/deps build run check
-	@$(MAKE) -j$$(nproc) tests
+	@$(MAKE) -j$$(nproc) tests fuzz-targets
 	@scripts/check
 
 .PHONY: install
@@ -163,6 +178,7 @@ help:
 	@echo 'make                    build into build/'
 	@echo 'make run                boot a Debian guest to a shell on this terminal'
 	@echo 'make check              install what is missing, build, run every test'
+	@echo 'make fuzz T=name S=60   fuzz one decoder for so many seconds; without T, list them'
 	@echo 'make deps               install the Debian packages that building, running and testing need'
 	@echo 'make install            install to PREFIX ($(PREFIX)) under DESTDIR'
 	@echo 'make SAN=asan,ubsan     build with sanitizers into build/san-asan-ubsan/'

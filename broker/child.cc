@@ -11,13 +11,13 @@
 #include <cstdio>
 #include <cstring>
 
+#include "broker/plain_line.h"
 #include "ipc/child.h"
 #include "ipc/ring.h"
 
 namespace bulkhead::broker {
 namespace {
 
-constexpr size_t kMaxLineBytes = 400;
 constexpr int kMaxLinesPerSecond = 20;
 
 using FdObserver = kj::UnixEventPort::FdObserver;
@@ -34,10 +34,14 @@ Child::Child(kj::AsyncIoContext& io, const std::string& executable, const std::s
       process_(SpawnChild(executable, "bulkhead:" + vm + " " + name)),
       death_(io.unixEventPort, process_.pidfd.get(), FdObserver::OBSERVE_READ),
       log_(io.unixEventPort, process_.log.get(), FdObserver::OBSERVE_READ),
-      connection_(*io.lowLevelProvider, std::move(process_.control), kj::mv(host), Descriptors::kRefused),
+      connection_(std::in_place, *io.lowLevelProvider, std::move(process_.control), kj::mv(host),
+                  Descriptors::kRefused),
+      hang_up_task_(nullptr),
       log_task_(nullptr),
       reports_violations_(CanWatchViolations(process_.pidfd)),
       violation_task_(nullptr) {
+  // A process that ends is past changing how; one that broke the connection, or closed it, is of no more use.
+  hang_up_task_ = connection_->OnDisconnect().then([this] { Kill(); }).eagerlyEvaluate([](kj::Exception&&) {});
   SetNonBlocking(process_.log.get());
   log_task_ = ReadLog().eagerlyEvaluate([](kj::Exception&&) {});
 }
@@ -112,8 +116,7 @@ void Child::TakeLog(std::string_view bytes) {
     if (byte == '\n') {
       PrintLine();
     } else if (line_.size() < kMaxLineBytes) {
-      const auto code = static_cast<unsigned char>(byte);
-      line_ += code >= 0x20 && code < 0x7F ? byte : '?';
+      line_ += PlainByte(byte);
     }
   }
 }

@@ -31,6 +31,11 @@ class Child {
   // Whether its violations are to be reported, and so will be.
   bool reports_violations() const { return reports_violations_; }
   void Kill();
+  // Ends the connection, as if the broker were gone.
+  void HangUp() {
+    hang_up_task_ = nullptr;
+    connection_.reset();
+  }
   // Whether a signal has stopped it (SIGSTOP): it may go on, or never. Once for each time.
   bool WasStopped();
 
@@ -49,7 +54,8 @@ class Child {
   ChildProcess process_;
   kj::UnixEventPort::FdObserver death_;
   kj::UnixEventPort::FdObserver log_;
-  RpcConnection connection_;
+  std::optional<RpcConnection> connection_;
+  kj::Promise<void> hang_up_task_;  // goes before the connection
   kj::Promise<void> log_task_;
   const bool reports_violations_;
   std::optional<ViolationWatch> violations_;

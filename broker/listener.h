@@ -21,6 +21,7 @@ class Listener {
   OwnFd socket_;
   kj::UnixEventPort::FdObserver observer_;
   std::function<void(OwnFd)> accepted_;
+  const uid_t own_uid_;
   kj::Promise<void> task_;
 };
 

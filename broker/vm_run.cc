@@ -3,6 +3,7 @@
 
 #include <cstdio>
 
+#include "broker/plain_line.h"
 #include "ipc/platform.h"
 
 namespace bulkhead::broker {
@@ -42,7 +43,7 @@ class VmRun::DeviceHostServer final : public control::DeviceHost::Server {
   }
   kj::Promise<void> ready(ReadyContext context) override {
     DeviceProcess& process = run_.devices_[index_];
-    if (process.device) return Failure("already ready");
+    if (process.device || process.dead) return Failure("already ready");
     if (auto ready = process.child->SetReady(context.getParams().getSandbox().getViolations()); !ready.ok()) {
       return Failure(ready.error().message);
     }
@@ -83,14 +84,15 @@ class VmRun::RunnerHostServer final : public control::RunnerHost::Server {
     if (reason.isReset()) {
       run_.End({ExitKind::RESET, "the guest shut its processor down (triple fault)"});
     } else {
-      run_.End({ExitKind::FAILURE, reason.getFailure().cStr()});
+      run_.End({ExitKind::FAILURE, PlainLine(reason.getFailure().cStr())});
     }
     return kj::READY_NOW;
   }
   kj::Promise<void> deviceFailed(DeviceFailedContext context) override {
     const auto params = context.getParams();
     if (params.getDevice() >= run_.devices_.size()) return Failure("no such device");
-    run_.DeviceDied(params.getDevice(), run_.devices_[params.getDevice()].plan->name + " " + params.getReason().cStr());
+    const std::string& name = run_.devices_[params.getDevice()].plan->name;
+    run_.DeviceDied(params.getDevice(), name + " " + PlainLine(params.getReason().cStr()));
     return kj::READY_NOW;
   }
 
@@ -171,7 +173,11 @@ void VmRun::DeviceDied(size_t index, const std::string& how) {
 void VmRun::Prepare() {
   auto failed = ended_.addBranch().then([](VmEnd end) { throw Failure(end.detail); }).fork();
   all_ready_.promise.exclusiveJoin(failed.addBranch()).wait(io_.waitScope);
-  runner_->loadRequest().send().ignoreResult().exclusiveJoin(failed.addBranch()).wait(io_.waitScope);
+  // It may have said that it is ready, and died.
+  if (!runner_) throw Failure("vcpu-runner ended");
+  auto loaded = runner_->loadRequest().send().ignoreResult().catch_(
+      [](kj::Exception&& error) { throw Failure(PlainLine(ReasonOf(error))); });
+  loaded.exclusiveJoin(failed.addBranch()).wait(io_.waitScope);
 }
 
 kj::Promise<void> VmRun::ResumeDevices() {
@@ -214,15 +220,15 @@ void VmRun::Go() { tasks_->add(Resume()); }
 
 kj::Promise<void> VmRun::Pause() {
   if (!runner_) return Failure("the VM is not running");
-  return runner_->pauseRequest().send().ignoreResult().then([this] { return QuiesceDevices(); });
+  return calls_.wrap(runner_->pauseRequest().send().ignoreResult().then([this] { return QuiesceDevices(); }));
 }
 
 kj::Promise<void> VmRun::Resume() {
   running_ = true;
-  return ResumeDevices().then([this]() -> kj::Promise<void> {
+  return calls_.wrap(ResumeDevices().then([this]() -> kj::Promise<void> {
     if (!runner_) return Failure("the VM is not running");
     return runner_->resumeRequest().send().ignoreResult();
-  });
+  }));
 }
 
 void VmRun::Attach(size_t device, uint8_t port, OwnFd connection) {

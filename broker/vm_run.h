@@ -82,6 +82,7 @@ class VmRun {
   kj::PromiseFulfillerPair<VmEnd> end_;
   kj::ForkedPromise<VmEnd> ended_;
   bool running_ = false;
+  kj::Canceler calls_;  // of the VM's user, who may wait for one as this ends
   std::optional<kj::TaskSet> tasks_;
   struct TaskErrors final : kj::TaskSet::ErrorHandler {
     void taskFailed(kj::Exception&&) override {}  // a dead peer is reported by its process's end

@@ -9,7 +9,7 @@
 namespace {
 
 using namespace bulkhead;
-using test::Require;
+using fuzz::Require;
 
 bool Same(const ExitRequest& a, const ExitRequest& b) {
   return a.sequence == b.sequence && a.region == b.region && a.width == b.width && a.kind == b.kind &&

@@ -13,7 +13,7 @@
 
 #include "ipc/result.h"
 
-namespace bulkhead::test {
+namespace bulkhead::fuzz {
 
 // A breach is a crash, which is what libFuzzer looks for.
 inline void Require(bool holds) {
@@ -67,4 +67,4 @@ void RestoreEdited(Device& device, FuzzInput& input) {
   }
 }
 
-}  // namespace bulkhead::test
+}  // namespace bulkhead::fuzz

@@ -11,8 +11,8 @@
 namespace {
 
 using namespace bulkhead;
-using test::FuzzInput;
-using test::Require;
+using fuzz::FuzzInput;
+using fuzz::Require;
 
 // Long ago: nothing here may wait.
 constexpr Deadline kNow{};

@@ -1,124 +1,84 @@
 // SPDX-License-Identifier: Apache-2.0
 // `bulkhead inspect`: a VM's processes, and what the kernel (not the program) says of them.
-#include <dirent.h>
-#include <unistd.h>
+#include <fmt/format.h>
 
-#include <array>
+#include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <map>
-#include <nlohmann/json.hpp>
+#include <optional>
 
 #include "broker/launcher/broker_process.h"
 #include "broker/launcher/commands.h"
+#include "broker/launcher/expectations_filter.h"
+#include "broker/launcher/inspect_output.h"
+#include "broker/launcher/seccomp_facts.h"
 #include "broker/launcher/vm_report.h"
 
 namespace bulkhead::launcher {
 namespace {
 
-// What /proc tells of one process; empty strings where this user may not look.
-struct ProcessFacts {
-  std::string name;
-  int pid = 0;
-  std::map<std::string, std::string> status;  // fields of /proc/PID/status
-  std::map<std::string, std::string> namespaces;
-  std::string descriptors;  // their number
-  std::string pss_kb;       // its share of the memory it has mapped, guest memory included
-};
+FilterReading ReadFilter(const ProcessFacts& process) {
+  if (process.threads.empty() || process.threads.front().seccomp_mode != 2) return Error{ENOENT, "it has no filter"};
+  return ReadSeccompProgram(process.pid);
+}
 
-// The "Name: value" lines of a file in /proc.
-std::map<std::string, std::string> ReadFields(const std::string& path) {
-  std::map<std::string, std::string> fields;
-  std::ifstream file(path);
-  std::string line;
-  while (std::getline(file, line)) {
-    const size_t colon = line.find(':');
-    if (colon == std::string::npos) continue;
-    const size_t value = line.find_first_not_of(" \t", colon + 1);
-    fields[line.substr(0, colon)] = value == std::string::npos ? "" : line.substr(value);
+// The broker says which processes there are; which is the broker, and what they all are, the kernel says.
+Inspection Inspect(control::VmReport::Reader report, pid_t broker_pid) {
+  Inspection inspection{.vm = {.name = report.getName().cStr(),
+                               .vcpus = report.getVcpuCount(),
+                               .memory_bytes = report.getMemoryBytes(),
+                               .processes = {ReadProcessFacts("broker", broker_pid)}},
+                        .state = report.getState().cStr(),
+                        .filters = {}};
+  auto& processes = inspection.vm.processes;
+  for (auto process : report.getProcesses()) {
+    processes.push_back(ReadProcessFacts(process.getName().cStr(), process.getPid()));
   }
-  return fields;
+  for (const ProcessFacts& process : processes) inspection.filters.push_back(ReadFilter(process));
+  return inspection;
 }
 
-std::string FirstWord(const std::string& text) { return text.substr(0, text.find_first_of(" \t")); }
-
-std::string ReadLink(const std::string& path) {
-  std::array<char, 128> target;
-  const ssize_t length = ::readlink(path.c_str(), target.data(), target.size());
-  return length > 0 ? std::string(target.data(), static_cast<size_t>(length)) : "";
-}
-
-std::string CountEntries(const std::string& path) {
-  DIR* directory = ::opendir(path.c_str());
-  if (directory == nullptr) return "";
-  int count = 0;
-  while (const dirent* entry = ::readdir(directory)) count += entry->d_name[0] != '.' ? 1 : 0;
-  ::closedir(directory);
-  return std::to_string(count);
-}
-
-ProcessFacts Look(const std::string& name, int pid) {
-  const std::string process = "/proc/" + std::to_string(pid);
-  ProcessFacts facts{.name = name,
-                     .pid = pid,
-                     .status = ReadFields(process + "/status"),
-                     .namespaces = {},
-                     .descriptors = CountEntries(process + "/fd"),
-                     .pss_kb = {}};
-  for (const char* kind : {"user", "pid", "mnt", "net", "ipc", "uts", "cgroup"}) {
-    facts.namespaces[kind] = ReadLink(process + "/ns/" + kind);
-  }
-  facts.pss_kb = FirstWord(ReadFields(process + "/smaps_rollup")["Pss"]);
-  return facts;
-}
-
-std::string Field(const ProcessFacts& facts, const char* name) {
-  const auto found = facts.status.find(name);
-  return found == facts.status.end() ? "?" : found->second;
-}
-
-std::string OrUnknown(const std::string& text) { return text.empty() ? "?" : text; }
-
-// The namespaces of a process that are not the ones this command is in.
-std::string OwnNamespaces(const ProcessFacts& facts) {
-  std::string own;
-  for (const auto& [kind, link] : facts.namespaces) {
-    if (link.empty()) return "?";
-    if (link != ReadLink("/proc/self/ns/" + kind)) own += (own.empty() ? "" : ",") + kind;
-  }
-  return own.empty() ? "none" : own;
-}
-
-void PrintTable(control::VmReport::Reader report, const std::vector<ProcessFacts>& processes) {
-  std::printf("name     %s\nstate    %s\nvcpus    %u\nmemory   %llu MiB\n\n", report.getName().cStr(),
-              report.getState().cStr(), report.getVcpuCount(),
-              static_cast<unsigned long long>(report.getMemoryBytes() >> 20));
-  std::printf("%-12s %8s %10s %8s %8s %8s %7s %4s %17s %4s  %s\n", "PROCESS", "PID", "UID", "THREADS", "RSS-KB",
-              "PSS-KB", "SECCOMP", "NNP", "CAPABILITIES", "FDS", "OWN NAMESPACES");
-  for (const ProcessFacts& facts : processes) {
-    std::printf("%-12s %8d %10s %8s %8s %8s %7s %4s %17s %4s  %s\n", facts.name.c_str(), facts.pid,
-                FirstWord(Field(facts, "Uid")).c_str(), Field(facts, "Threads").c_str(),
-                FirstWord(Field(facts, "VmRSS")).c_str(), OrUnknown(facts.pss_kb).c_str(),
-                Field(facts, "Seccomp").c_str(), Field(facts, "NoNewPrivs").c_str(), Field(facts, "CapEff").c_str(),
-                OrUnknown(facts.descriptors).c_str(), OwnNamespaces(facts).c_str());
-  }
-}
-
-void PrintJson(control::VmReport::Reader report, const std::vector<ProcessFacts>& processes) {
-  nlohmann::json out{{"name", report.getName().cStr()},     {"state", report.getState().cStr()},
-                     {"vcpus", report.getVcpuCount()},      {"memory_bytes", report.getMemoryBytes()},
-                     {"broker_pid", report.getBrokerPid()}, {"processes", nlohmann::json::array()}};
-  for (const ProcessFacts& facts : processes) {
-    nlohmann::json process{{"name", facts.name}, {"pid", facts.pid}, {"namespaces", facts.namespaces}};
-    for (const char* field :
-         {"Uid", "Threads", "VmRSS", "Seccomp", "Seccomp_filters", "NoNewPrivs", "CapEff", "CapBnd"}) {
-      process[field] = Field(facts, field);
+// Adds what is wrong with the filters.
+void CompareFilters(const Inspection& inspection, const std::string& executables, Findings& findings) {
+  std::map<std::string, Result<std::vector<std::string>>> expected;
+  bool unseen = false;
+  for (size_t i = 0; i < inspection.filters.size(); ++i) {
+    const ProcessFacts& process = inspection.vm.processes[i];
+    const FilterReading& filter = inspection.filters[i];
+    const Expectation* kind = FindExpectation(process.name);
+    const auto differs = [&](const std::string& what) { findings.differences.push_back(process.name + ": " + what); };
+    if (kind == nullptr || !process.exists) continue;
+    unseen = unseen || NeedsRoot(filter);
+    if (!filter.ok()) {
+      // A thread without a filter has its own line.
+      if (!NeedsRoot(filter) && filter.error().code != ENOENT) differs(filter.error().message);
+      continue;
     }
-    if (!facts.descriptors.empty()) process["descriptors"] = std::stoi(facts.descriptors);
-    if (!facts.pss_kb.empty()) process["pss_kb"] = std::stoll(facts.pss_kb);
-    out["processes"].push_back(process);
+    if (WalkSeccompProgram(*filter).other_tables) differs("may make system calls by i386 or x32 numbers");
+    const std::string executable = executables + "/" + kind->executable;
+    const auto found = expected.try_emplace(executable, ExpectedFilters(executable)).first;
+    if (!found->second.ok()) {
+      differs(found->second.error().message);
+    } else if (std::find(found->second->begin(), found->second->end(), *filter) == found->second->end()) {
+      differs("its system call filter is not the one of " + executable);
+    }
   }
-  std::printf("%s\n", out.dump(2).c_str());
+  if (unseen) findings.unseen.emplace_back("system call filters");
+}
+
+// Lines for what differs, or one that says that nothing does.
+int Verify(const Inspection& inspection) {
+  const std::string executables = HelpersDirectory();
+  Findings findings = CompareWithExpectations(inspection.vm, executables);
+  CompareFilters(inspection, executables, findings);
+  for (const std::string& line : findings.differences) fmt::print("{}: {}\n", inspection.vm.name, line);
+  if (!findings.unseen.empty()) {
+    fmt::print("{}: cannot be verified by this user, but by root: {}\n", inspection.vm.name,
+               fmt::join(findings.unseen, ", "));
+  }
+  if (!findings.differences.empty() || !findings.unseen.empty()) return 1;
+  fmt::print("{}: {} processes verified\n", inspection.vm.name, inspection.vm.processes.size());
+  return 0;
 }
 
 }  // namespace
@@ -128,13 +88,12 @@ int InspectCommand(const VmCommandOptions& options) {
   VmConnection connection(io, options.name);
   auto answer = AskForReport(io, connection.control());
   KJ_IF_MAYBE (response, answer) {
-    const auto report = response->getReport();
-    std::vector<ProcessFacts> processes{Look("broker", report.getBrokerPid())};
-    for (auto process : report.getProcesses()) processes.push_back(Look(process.getName().cStr(), process.getPid()));
+    const Inspection inspection = Inspect(response->getReport(), connection.broker_pid());
+    if (options.verify) return Verify(inspection);
     if (options.json) {
-      PrintJson(report, processes);
+      fmt::print("{}\n", FormatJson(inspection).dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
     } else {
-      PrintTable(report, processes);
+      fmt::print("{}", FormatTable(inspection));
     }
     return 0;
   }

@@ -46,6 +46,11 @@ constexpr const char* kStopHelp = R"(Examples:
   bulkhead stop web1                        presses the power button, waits 30 s, then says so
   bulkhead stop web1 --timeout 60 --force   kills it when 60 s are over)";
 
+constexpr const char* kInspectHelp = R"(Examples:
+  bulkhead inspect web1             what the kernel says of each process: user, capabilities, system calls, ...
+  bulkhead inspect web1 --verify    for scripts: the exit status is 0 if each has exactly the walls it must have
+Root sees everything; the user who started the VM a part of it.)";
+
 // What CLI11 gathers before it is checked.
 struct Raw {
   std::string memory = "128M";
@@ -55,7 +60,7 @@ struct Raw {
   std::string virtio_console;
   std::string debug_console = "none";
   std::string display = "none";
-  std::string on_device_failure = "stop";
+  std::string on_device_failure = "keep";
   std::string config;
 };
 
@@ -82,7 +87,7 @@ void AddRunOptions(CLI::App& app, RunOptions& run, Raw& raw) {
   app.add_option("--display", raw.display, "none (no display in this version)")->type_name("WORD");
   app.add_flag("--reboot", run.reboot, "boot again when the guest resets; without it a reset ends the VM");
   app.add_option("--on-device-failure", raw.on_device_failure,
-                 "when a device process dies or hangs: stop the VM (default), or keep it running without")
+                 "when a device process dies or hangs: keep the VM running without it (default), or stop the VM")
       ->type_name("WORD");
   app.add_option("--exit-deadline", run.exit_deadline_ms, "milliseconds a vCPU waits for a device (default 5000)")
       ->type_name("N");
@@ -183,7 +188,11 @@ void AddCommands(CLI::App& app, CommandLine& line, Raw& raw) {
   kill->add_option("NAME", line.vm.name, "the VM")->required()->type_name("");
   CLI::App* inspect = add("inspect", "a VM's processes and what the kernel lets them do", Command::kInspect);
   inspect->add_option("NAME", line.vm.name, "the VM")->required()->type_name("");
-  inspect->add_flag("--json", line.vm.json, "as JSON");
+  CLI::Option* json = inspect->add_flag("--json", line.vm.json, "as JSON");
+  inspect
+      ->add_flag("--verify", line.vm.verify, "say only where they differ from what they may be; status 1 if any does")
+      ->excludes(json);
+  inspect->footer(kInspectHelp);
   app.get_formatter()->column_width(28);
 }
 

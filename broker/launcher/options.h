@@ -42,13 +42,14 @@ struct RunOptions {
   std::optional<StreamOption> virtio_console;
   StreamOption debug_console;
   bool reboot = false;
-  bool keep_on_device_failure = false;
+  bool keep_on_device_failure = true;
   uint32_t exit_deadline_ms = 0;  // 0: the broker's default
 };
 
 struct VmCommandOptions {
   std::string name;
   bool json = false;
+  bool verify = false;
   bool force = false;
   uint32_t timeout_s = 30;
 };

@@ -97,12 +97,12 @@ uint64_t AcpiPm::ReadTimer(uint64_t offset, uint8_t width) const {
 
 void AcpiPm::PressPowerButton() {
   status_ |= kPowerButton;
-  UpdateSci();
+  Update();
 }
 
 void AcpiPm::RaiseRtcStatus() {
   status_ |= kRtc;
-  UpdateSci();
+  Update();
 }
 
 // TMR_STS is set whenever the top bit of the timer changes (§4.8.3.3).
@@ -112,6 +112,7 @@ void AcpiPm::CollectTimerStatus() {
   checked_half_period_ = half_period;
 }
 
+// Right after CollectTimerStatus: the next change is counted from the last one that was seen.
 void AcpiPm::UpdateSci() {
   sci_.Set((status_ & enable_ & kEvents) != 0);
   if (paused_ || (enable_ & kTimer) == 0 || (status_ & kTimer) != 0) {

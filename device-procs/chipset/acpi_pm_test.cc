@@ -106,6 +106,14 @@ TEST_F(AcpiPmTest, TimerStatusFollowsTheTopBit) {
   EXPECT_EQ(Raised(), 1u);
 }
 
+TEST_F(AcpiPmTest, EveryEventBringsTheTimerStatusUpToDate) {
+  pm_->WriteEvent(2, 2, 0x0001);
+  now_ns_ += 20'000 * kNsPerSecond;
+  pm_->PressPowerButton();
+  EXPECT_EQ(Raised(), 1u) << "by the timer's status";
+  EXPECT_EQ(pm_->ReadEvent(0, 2), 0x0101u);
+}
+
 TEST_F(AcpiPmTest, RestoredStateRaisesAPendingSci) {
   pm_->WriteEvent(2, 2, 0x0100);
   pm_->PressPowerButton();

@@ -1,21 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // bulkhead-chipset: the board's odds and ends. Holds its interrupt lines and, where asked for, the debug console's
 // output; no guest memory.
-#include <sys/syscall.h>
-
 #include "device-procs/chipset/chipset.h"
 #include "device-procs/chipset/chipset_settings.capnp.h"
+#include "device-procs/chipset/policy.h"
 #include "device-procs/common/runtime.h"
 
 namespace bulkhead::chipset {
 namespace {
-
-SyscallPolicy Policy() {
-  SyscallPolicy policy = device::RuntimePolicy();
-  policy.Allow(SYS_epoll_ctl, "waiting for room in the debug console's output");
-  policy.Allow(SYS_timerfd_settime, "RTC and PM timer interrupts; the timers exist already");
-  return policy;
-}
 
 std::unique_ptr<device::DeviceModel> Create(device::DeviceContext context) {
   const auto settings = context.settings.getAs<ChipsetSettingsMessage>();
@@ -37,5 +29,5 @@ std::unique_ptr<device::DeviceModel> Create(device::DeviceContext context) {
 
 int main(int argc, char** argv) {
   using namespace bulkhead;
-  return device::RunDeviceProcess({chipset::Policy(), chipset::Create}, argc, argv);
+  return device::RunDeviceProcess({chipset::ChipsetPolicy(), chipset::Create}, argc, argv);
 }

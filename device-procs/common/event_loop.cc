@@ -33,9 +33,10 @@ void EventLoop::Unwatch(int fd) {
 void EventLoop::Run() {
   std::array<epoll_event, 16> events;
   for (;;) {
-    while (poller_ != nullptr && !poller_->PrepareToSleep()) poller_->Drain();
+    // With work in the poller the descriptors are only looked at: neither may keep the other waiting.
+    const bool may_sleep = poller_ == nullptr || poller_->PrepareToSleep();
     bool stopped = false;
-    const int count = ::epoll_wait(epoll_.get(), events.data(), events.size(), -1);
+    const int count = ::epoll_wait(epoll_.get(), events.data(), events.size(), may_sleep ? -1 : 0);
     if (poller_ != nullptr) poller_->Drain();
     for (int i = 0; i < count; ++i) {
       const int fd = events[i].data.fd;

@@ -10,6 +10,10 @@ using Kind = exit::Request::Kind;
 // until the runner's own lock: a full reply ring means a runner that has stopped reading.
 constexpr int64_t kReplyDeadlineNs = 1'000'000'000;
 
+// After so many exits the loop sees to its other events, so that a guest which never stops asking does not keep kicks,
+// timers and the broker waiting.
+constexpr unsigned kExitsPerRound = 4 * kRingSlots;
+
 }  // namespace
 
 ExitServer::ExitServer(ChannelMemory* channel, DeviceModel& device, std::vector<uint64_t> region_sizes, int64_t spin_ns,
@@ -70,20 +74,21 @@ Result<bool> ExitServer::ServeOne() {
 
 void ExitServer::Drain() {
   requests_.WakeUp();
-  bool served_any = false;
-  for (;;) {
-    auto served = ServeOne();
-    if (!served.ok()) {
-      broken_(served.error());
-      return;
+  unsigned served = 0;
+  do {
+    const unsigned before = served;
+    for (; served < kExitsPerRound; ++served) {
+      auto one = ServeOne();
+      if (!one.ok()) {
+        broken_(one.error());
+        return;
+      }
+      if (!*one) break;
     }
-    if (!*served) break;
-    served_any = true;
-  }
-  if (!served_any) return;
-  device_.Flush();
-  // The vCPU that was just answered often comes back at once.
-  if (spin_.Until([this] { return !requests_.Empty(); })) Drain();
+    if (served == before) return;
+    device_.Flush();
+    // The vCPU that was just answered often comes back at once.
+  } while (served < kExitsPerRound && spin_.Until([this] { return !requests_.Empty(); }));
 }
 
 bool ExitServer::PrepareToSleep() { return requests_.PrepareToSleep(); }

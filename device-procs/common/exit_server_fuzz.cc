@@ -13,8 +13,8 @@ namespace {
 
 using namespace bulkhead;
 using namespace bulkhead::device;
-using bulkhead::test::FuzzInput;
-using bulkhead::test::Require;
+using bulkhead::fuzz::FuzzInput;
+using bulkhead::fuzz::Require;
 
 constexpr std::array<uint64_t, 4> kRegionSizes{1, 8, 4096, 0x8000};
 constexpr Deadline kNow{};
@@ -60,11 +60,9 @@ class Runner {
         tampered_ = true;
         break;
       case 2: {
-        // A ring that stays full is waited for, which says nothing and takes a second.
-        const uint32_t head = memory_->replies.head;
-        uint32_t tail = head - input.Take<uint8_t>() % 64;
-        if (head - tail == kRingSlots) --tail;
-        memory_->replies.tail = tail;
+        // Empty or impossible: a ring that is full is waited for, which says nothing and takes a second.
+        const uint32_t used = input.Take<uint8_t>() % 64;
+        memory_->replies.tail = memory_->replies.head - (used == 0 ? 0 : kRingSlots + used);
         tampered_ = true;
         break;
       }

@@ -347,11 +347,14 @@ void VirtioPci::WriteStatus(uint8_t status) {
   }
   status &= static_cast<uint8_t>(~kNeedsReset);
   const bool sets_features_ok = (status & kFeaturesOk) != 0 && (status_ & kFeaturesOk) == 0;
-  const bool acceptable = (driver_features_ & ~OfferedFeatures()) == 0 && (driver_features_ & kFeatureVersion1) != 0;
   // Not accepting the features is said by leaving the bit clear (§2.2.2).
-  if (sets_features_ok && !acceptable) status &= static_cast<uint8_t>(~kFeaturesOk);
+  if (sets_features_ok && !Acceptable(driver_features_)) status &= static_cast<uint8_t>(~kFeaturesOk);
   status_ = static_cast<uint8_t>(status_ | status);  // bits are only ever added (§2.1.1)
   if (WantsActive() && !active_) Activate();
+}
+
+bool VirtioPci::Acceptable(uint64_t features) const {
+  return (features & ~OfferedFeatures()) == 0 && (features & kFeatureVersion1) != 0;
 }
 
 bool VirtioPci::WantsActive() const {
@@ -518,8 +521,8 @@ Result<void> VirtioPci::Restore(capnp::AnyPointer::Reader state) {
 Result<void> VirtioPci::RestoreParts(state::VirtioState::Reader from) {
   if (from.getVersion() != kStateVersion) return Error{EPROTO, "saved state is of a version that is not known here"};
   if (from.getType() != device_->Type()) return Error{EPROTO, "saved state is of another kind of device"};
-  if ((from.getDriverFeatures() & ~OfferedFeatures()) != 0 && (from.getStatus() & kFeaturesOk) != 0) {
-    return Error{EPROTO, "saved state uses features that this device does not have"};
+  if ((from.getStatus() & kFeaturesOk) != 0 && !Acceptable(from.getDriverFeatures())) {
+    return Error{EPROTO, "saved state uses other features than this device has"};
   }
   Reset();
   status_ = static_cast<uint8_t>(from.getStatus() & ~kNeedsReset);

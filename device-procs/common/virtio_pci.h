@@ -58,6 +58,7 @@ class VirtioPci final : public DeviceModel, public VirtioTransport {
   void WriteCommon(uint64_t offset, uint8_t width, uint64_t value);
   void WriteQueueField(QueueRegisters& queue, uint64_t offset, uint8_t width, uint64_t value);
   void WriteStatus(uint8_t status);
+  bool Acceptable(uint64_t features) const;
   bool WantsActive() const;
   void Activate();
   void Reset();

@@ -1,25 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // libFuzzer: random accesses to every register of a virtio-pci function, kicks, pauses and restores of edited states,
 // with a real device behind it that works on guest memory which the fuzzer fills.
-#include <capnp/message.h>
-#include <capnp/serialize.h>
-
-#include <cstdlib>
 #include <cstring>
 
-#include "device-procs/common/virtio_pci_driver.h"
+#include "device-procs/common/function_fuzz.h"
 
 namespace {
 
 using namespace bulkhead;
 using namespace bulkhead::device;
-using test::FunctionDriver;
-
-constexpr uint64_t kMemoryBytes = 64 * 1024;
-
-void Require(bool holds) {
-  if (!holds) std::abort();
-}
+using bulkhead::fuzz::Require;
 
 // Writes what a request has room for, as an entropy device would.
 class PatternDevice final : public VirtioDevice {
@@ -71,90 +61,11 @@ class PatternDevice final : public VirtioDevice {
   Chain chain_;
 };
 
-struct Access {
-  uint8_t action;
-  uint8_t width_log2;
-  uint16_t offset;
-  uint64_t value;
-};
-
-void Bring(FunctionDriver& driver) {
-  driver.EnableMsix();
-  if (!driver.Negotiate(test::kVersion1 | test::kEventIndex)) return;
-  for (uint16_t i = 0; i < 2; ++i) {
-    driver.SetUpQueue(i, {.size = 16,
-                          .descriptors = Gpa{i * 0x1000u},
-                          .available = Gpa{i * 0x1000u + 0x200},
-                          .used = Gpa{i * 0x1000u + 0x400}});
-  }
-  driver.GoLive();
-}
-
-// Saves, changes one word of the message, and loads it into the same function.
-void RestoreEdited(FunctionDriver& driver, uint64_t at, uint64_t change) {
-  driver.function().Pause();
-  capnp::MallocMessageBuilder message;
-  driver.function().Save(message.getRoot<capnp::AnyPointer>());
-  kj::Array<capnp::word> words = capnp::messageToFlatArray(message);
-  uint64_t word;
-  auto* target = words.begin() + at % words.size();
-  std::memcpy(&word, target, sizeof word);
-  word ^= change;
-  std::memcpy(target, &word, sizeof word);
-  try {
-    capnp::FlatArrayMessageReader reader(words);
-    (void)driver.function().Restore(reader.getRoot<capnp::AnyPointer>()).ok();
-  } catch (const kj::Exception&) {
-    // The message's frame was hit: the runtime's RPC layer is what sees that.
-  }
-  driver.function().Resume();
-}
-
-void Apply(FunctionDriver& driver, const GuestMemory& memory, const Access& access) {
-  const auto width = static_cast<uint8_t>(1u << (access.width_log2 % 4));
-  const uint64_t bar_offset = std::min<uint64_t>(access.offset % virtio_pci::kBarSize, virtio_pci::kBarSize - width);
-  const uint64_t config_offset = std::min<uint64_t>(access.offset % 4096, 4096 - width);
-  switch (access.action % 10) {
-    case 0:
-      driver.ReadConfig(config_offset, width);
-      break;
-    case 1:
-    case 2:
-      driver.WriteConfig(config_offset % 256, width, access.value);
-      break;
-    case 3:
-      driver.ReadBar(bar_offset, width);
-      break;
-    case 4:
-    case 5:
-      driver.WriteBar(bar_offset, width, access.value);
-      break;
-    case 6:
-      (void)memory.WriteObject(Gpa{access.offset}, access.value).ok();
-      break;
-    case 7:
-      driver.Kick(static_cast<uint16_t>(access.value % 2));
-      break;
-    case 8:
-      Bring(driver);
-      break;
-    default:
-      RestoreEdited(driver, access.offset, access.value);
-      break;
-  }
-}
-
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const GuestMemory memory = test::MakeGuestMemory(kMemoryBytes);
-  OrThrow(memory.Fill(Gpa{0}, kMemoryBytes, std::byte{0}));
-  FunctionDriver driver(std::make_unique<PatternDevice>(memory), memory);
-  driver.function().Resume();
-  Access access;
-  for (; size >= sizeof access; data += sizeof access, size -= sizeof access) {
-    std::memcpy(&access, data, sizeof access);
-    Apply(driver, memory, access);
-  }
+  bulkhead::fuzz::FuzzInput input(data, size);
+  test::RudeDriver driver(std::make_unique<PatternDevice>(test::RudeDriver::Memory()));
+  while (!input.empty()) driver.Step(input);
   return 0;
 }

@@ -533,6 +533,7 @@ TEST_F(VirtioPciStateTest, ImpossibleStatesAreRefused) {
   EXPECT_TRUE(refused([](State s) { s.setType(2); }, [](State s) { s.setType(40); }));
   EXPECT_TRUE(
       refused([](State s) { s.setDriverFeatures(~0ull); }, [](State s) { s.setDriverFeatures(test::kVersion1); }));
+  EXPECT_TRUE(refused([](State s) { s.setDriverFeatures(0); }, [](State s) { s.setDriverFeatures(test::kVersion1); }));
   EXPECT_TRUE(refused([](State s) { s.getQueues()[0].setSize(5); }, [](State s) { s.getQueues()[0].setSize(8); }));
   EXPECT_TRUE(refused([](State s) { s.getQueues()[0].setSize(64); }, [](State s) { s.getQueues()[0].setSize(8); }));
   EXPECT_TRUE(refused([](State s) { s.getQueues()[1].setUsed(~7ull); },

@@ -57,6 +57,14 @@ class QueueDriver {
     layout_.event_index = event_index;
   }
 
+  // The same queue, where its memory has moved to.
+  QueueDriver(const GuestMemory& memory, const QueueDriver& other)
+      : memory_(memory),
+        layout_(other.layout_),
+        free_(other.free_),
+        available_(other.available_),
+        taken_(other.taken_) {}
+
   const QueueLayout& layout() const { return layout_; }
 
   void SetDescriptor(uint16_t index, RawDescriptor descriptor) {

@@ -1,22 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // libFuzzer: a virtqueue whose guest memory is the fuzzer's bytes, used as devices use one. The device side must come
 // to an end, keep to its memory, and call only a chain good that is.
-#include <cstdlib>
 #include <cstring>
 
 #include "device-procs/common/virtqueue.h"
 #include "device-procs/common/virtqueue_driver.h"
+#include "ipc/fuzz_input.h"
 
 namespace {
 
 using namespace bulkhead;
 using namespace bulkhead::device;
+using bulkhead::fuzz::Require;
 
 constexpr uint64_t kMemoryBytes = 16 * 1024;
-
-void Require(bool holds) {
-  if (!holds) std::abort();
-}
 
 struct Header {
   uint8_t size_log2;

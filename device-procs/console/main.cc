@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // bulkhead-console: the serial port and, where asked for, the virtio console. Holds the streams that lead outside.
-#include <fcntl.h>
-#include <sys/syscall.h>
-
 #include "device-procs/common/runtime.h"
 #include "device-procs/console/console.h"
 #include "device-procs/console/console_settings.capnp.h"
+#include "device-procs/console/policy.h"
 #include "device-procs/console/virtio_console_model.h"
 #include "ipc/child.h"
 
@@ -27,13 +25,6 @@ Stream TakeStream(Settings::Stream::Reader settings, std::vector<OwnFd>& files, 
   SetNonBlocking(stream.input);
   SetNonBlocking(stream.output);
   return stream;
-}
-
-SyscallPolicy Policy() {
-  SyscallPolicy policy = RuntimePolicy();
-  policy.Allow(SYS_epoll_ctl, "waiting for input or for room, as the guest wants; new connections");
-  policy.Allow(SYS_fcntl, "taking a new connection from its capability", {Equals(1, F_DUPFD_CLOEXEC)});
-  return policy;
 }
 
 std::unique_ptr<DeviceModel> Create(DeviceContext context) {
@@ -60,5 +51,5 @@ std::unique_ptr<DeviceModel> Create(DeviceContext context) {
 
 int main(int argc, char** argv) {
   using namespace bulkhead;
-  return device::RunDeviceProcess({device::Policy(), device::Create}, argc, argv);
+  return device::RunDeviceProcess({device::ConsolePolicy(), device::Create}, argc, argv);
 }

@@ -6,15 +6,14 @@
 
 #include "device-procs/common/virtqueue_driver.h"
 #include "device-procs/disk/request.h"
+#include "ipc/fuzz_input.h"
 
 namespace bulkhead::device {
 namespace {
 
 constexpr uint64_t kMemoryBytes = 64 * 1024;
 
-void Require(bool condition) {
-  if (!condition) std::abort();
-}
+using bulkhead::fuzz::Require;
 
 void CheckRange(const RequestRules& rules, uint64_t offset, uint64_t size) {
   Require(offset <= rules.capacity_bytes && size <= rules.capacity_bytes - offset);

@@ -1,19 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // bulkhead-rng: virtio-rng. Holds guest memory and nothing of the host but the right to call getrandom.
-#include <sys/syscall.h>
-
 #include "device-procs/common/runtime.h"
 #include "device-procs/common/virtio_pci.h"
+#include "device-procs/rng/policy.h"
 #include "device-procs/rng/virtio_rng.h"
 
 namespace bulkhead::device {
 namespace {
-
-SyscallPolicy Policy() {
-  SyscallPolicy policy = RuntimePolicy();
-  policy.Allow(SYS_getrandom, "what this process is for");
-  return policy;
-}
 
 std::unique_ptr<DeviceModel> Create(DeviceContext context) {
   return std::make_unique<VirtioPci>(std::make_unique<VirtioRng>(*context.memory), *context.loop, *context.memory,
@@ -25,5 +18,5 @@ std::unique_ptr<DeviceModel> Create(DeviceContext context) {
 
 int main(int argc, char** argv) {
   using namespace bulkhead;
-  return device::RunDeviceProcess({device::Policy(), device::Create}, argc, argv);
+  return device::RunDeviceProcess({device::RngPolicy(), device::Create}, argc, argv);
 }

@@ -204,6 +204,11 @@ pid_t ProcessOf(const std::string& vm, const std::string& process) {
   return -1;
 }
 
+int SignalTo(const std::string& vm, const std::string& process, int number) {
+  const pid_t pid = ProcessOf(vm, process);
+  return pid > 0 ? ::kill(pid, number) : -1;  // to kill(2), -1 is everybody
+}
+
 std::vector<std::string> ThreadStatuses(pid_t pid) {
   std::vector<std::string> statuses;
   for (const auto& entry : fs::directory_iterator("/proc/" + std::to_string(pid) + "/task")) {

@@ -89,6 +89,8 @@ Finished RunBulkhead(std::vector<std::string> arguments, const std::string& inpu
 // Processes of a VM by their titles ("bulkhead:NAME disk0"), and one of them.
 std::vector<pid_t> ProcessesOf(const std::string& vm);
 pid_t ProcessOf(const std::string& vm, const std::string& process);
+// Sends a signal to that process alone; 0 if it could be sent.
+int SignalTo(const std::string& vm, const std::string& process, int number);
 // /proc/PID/task/*/status of each of its threads.
 std::vector<std::string> ThreadStatuses(pid_t pid);
 bool Alive(pid_t pid);

@@ -94,7 +94,7 @@ TEST(Lifecycle, SecondSignalEndsAGuestThatDoesNotListen) {
 TEST(Lifecycle, DeathOfADeviceEndsTheVmWhereAskedAndNamesIt) {
   RunningVm vm({"--on-device-failure", "stop"});
   ASSERT_TRUE(vm.started()) << vm.command().errors();
-  ASSERT_EQ(::kill(ProcessOf(vm.name(), "rng"), SIGKILL), 0);
+  ASSERT_EQ(SignalTo(vm.name(), "rng", SIGKILL), 0);
   EXPECT_EQ(vm.command().Wait(), 1);
   EXPECT_NE(vm.command().errors().find("rng"), std::string::npos) << vm.command().errors();
   ExpectNothingLeft(vm.name());
@@ -103,7 +103,7 @@ TEST(Lifecycle, DeathOfADeviceEndsTheVmWhereAskedAndNamesIt) {
 TEST(Lifecycle, DeathOfTheRunnerEndsTheVm) {
   RunningVm vm;
   ASSERT_TRUE(vm.started()) << vm.command().errors();
-  ASSERT_EQ(::kill(ProcessOf(vm.name(), "vcpu-runner"), SIGKILL), 0);
+  ASSERT_EQ(SignalTo(vm.name(), "vcpu-runner", SIGKILL), 0);
   EXPECT_EQ(vm.command().Wait(), 1);
   EXPECT_NE(vm.command().errors().find("vcpu-runner"), std::string::npos) << vm.command().errors();
   ExpectNothingLeft(vm.name());
@@ -188,7 +188,7 @@ TEST(Lifecycle, StoppedDeviceCostsOnlyItself) {
   RunningVm vm({"--disk", dir.MakeImage("disk.img", 1 << 20), "--console", "none"}, "ticking");
   ASSERT_TRUE(vm.started()) << vm.command().errors();
   for (const std::string device : {"console", "disk0", "rng"}) {
-    ASSERT_EQ(::kill(ProcessOf(vm.name(), device), SIGSTOP), 0);
+    ASSERT_EQ(SignalTo(vm.name(), device, SIGSTOP), 0);
     EXPECT_TRUE(vm.command().WaitUntil(
         [&] { return vm.command().errors().find(device + " was stopped") != std::string::npos; }));
     const size_t then = vm.command().output().size();

@@ -171,7 +171,7 @@ TEST(PayloadGuest, DeadDeviceReadsAllOnesAndTheVmGoesOn) {
   Command command({"run", "--name", name, "--kernel", Payload("deaddev"), "--console", "none", "--debug-console",
                    "stdio", "--on-device-failure", "keep"});
   ASSERT_TRUE(command.WaitForOutput("alive")) << command.errors();
-  ASSERT_EQ(::kill(ProcessOf(name, "console"), SIGKILL), 0);
+  ASSERT_EQ(SignalTo(name, "console", SIGKILL), 0);
   EXPECT_EQ(command.Wait(), 0) << command.errors();
   EXPECT_NE(command.output().find("PASS dead-device-reads-all-ones"), std::string::npos) << command.output();
 }
@@ -181,7 +181,7 @@ TEST(PayloadGuest, HungDeviceReadsAllOnesAfterItsDeadline) {
   Command command({"run", "--name", name, "--kernel", Payload("deaddev"), "--console", "none", "--debug-console",
                    "stdio", "--on-device-failure", "keep", "--exit-deadline", "50"});
   ASSERT_TRUE(command.WaitForOutput("alive")) << command.errors();
-  ASSERT_EQ(::kill(ProcessOf(name, "console"), SIGSTOP), 0);
+  ASSERT_EQ(SignalTo(name, "console", SIGSTOP), 0);
   EXPECT_EQ(command.Wait(), 0) << command.errors();
   EXPECT_NE(command.output().find("PASS dead-device-reads-all-ones"), std::string::npos) << command.output();
 }

@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "broker/launcher/expectations.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+namespace bulkhead::launcher {
+namespace {
+
+constexpr unsigned kAnyNumber = ~0U;
+// A virtio disk's; what a process itself shows of its queues is believed no further.
+constexpr unsigned kMaxQueues = 16;
+
+// Standard input and output, the log, the connection to the broker, and the control plane's event loop.
+const std::vector<FdBound> kEveryChild = {
+    {FdKind::kNull, 2}, {FdKind::kPipe, 1}, {FdKind::kSocket, 1}, {FdKind::kEpoll, 1}, {FdKind::kSignalfd, 1},
+};
+// The device thread's event loop and the exit ring. Each grant may still be held by the message it came with.
+const std::vector<FdBound> kEveryDevice = {{FdKind::kEpoll, 1}, {FdKind::kExitRing, 1}};
+// The outside of a console: a file, a terminal, a connection or a pipe, for input and for output.
+const std::vector<FdBound> kStreams = {
+    {FdKind::kFile, 4}, {FdKind::kTerminal, 4}, {FdKind::kSocket, 8}, {FdKind::kPipe, 8}};
+
+std::vector<FdBound> Join(std::initializer_list<std::vector<FdBound>> parts) {
+  std::vector<FdBound> all;
+  for (const auto& part : parts) all.insert(all.end(), part.begin(), part.end());
+  return all;
+}
+
+const std::vector<Expectation>& Table() {
+  static const std::vector<Expectation> table = {
+      {.kind = "broker",
+       .executable = "bulkhead-broker",
+       .caged = false,
+       .guest_memory = GuestMemoryUse::kNever,
+       .all_exit_rings = true,
+       .files = kAnyNumber,  // the launcher's standard output, images, consoles: it holds what it hands out
+       .bounds = {{FdKind::kNull, 3},
+                  {FdKind::kSocket, kAnyNumber},  // whoever is connected to the VM's sockets
+                  {FdKind::kPipe, kAnyNumber},
+                  {FdKind::kFile, kAnyNumber},
+                  {FdKind::kBlockDevice, kAnyNumber},
+                  {FdKind::kTerminal, kAnyNumber},
+                  {FdKind::kDirectory, 4},  // of the VM's control socket, of the helpers, and cgroups
+                  {FdKind::kEventfd, kAnyNumber},
+                  {FdKind::kEpoll, 1},
+                  {FdKind::kSignalfd, 2},  // the event loop, and children that end or stop
+                  {FdKind::kTimerfd, 1},
+                  {FdKind::kKvm, 1},
+                  {FdKind::kPidfd, 1, 1},
+                  {FdKind::kSeccompListener, 1, 1},
+                  {FdKind::kGuestMemory, 2, 1},
+                  {FdKind::kExitRing, 0, 2}}},
+      {.kind = "vcpu-runner",
+       .executable = "bulkhead-vcpu-runner",
+       .guest_memory = GuestMemoryUse::kAlways,
+       .all_exit_rings = true,
+       .files = 0,
+       .bounds = Join({kEveryChild,
+                       {{FdKind::kEventfd, 17, 2, 0, 2},  // doorbells, lines, kicks, interrupts
+                        {FdKind::kKvmVm, 1},
+                        {FdKind::kKvmVcpu, 0, 0, 1},
+                        {FdKind::kGuestMemory, 1},
+                        {FdKind::kExitRing, 0, 1}}})},
+      {.kind = "chipset",
+       .executable = "bulkhead-chipset",
+       .files = 1,  // the debug console's output
+       .bounds = Join({kEveryChild, kEveryDevice, kStreams, {{FdKind::kEventfd, 14}, {FdKind::kTimerfd, 4}}})},
+      {.kind = "console",
+       .executable = "bulkhead-console",
+       .guest_memory = GuestMemoryUse::kOptional,  // the virtio console's queues; the serial port has none
+       .files = 2,
+       .bounds = Join({kEveryChild, kEveryDevice, kStreams, {{FdKind::kEventfd, 24}, {FdKind::kGuestMemory, 1}}})},
+      {.kind = "disk",
+       .executable = "bulkhead-disk",
+       .guest_memory = GuestMemoryUse::kAlways,
+       .files = 1,
+       .bounds = Join({kEveryChild,
+                       kEveryDevice,
+                       {{FdKind::kFile, 2},
+                        {FdKind::kBlockDevice, 2},
+                        {FdKind::kEventfd, 8, 0, 0, 6},
+                        {FdKind::kIoUring, 0, 0, 0, 1},
+                        {FdKind::kGuestMemory, 1}}})},
+      {.kind = "rng",
+       .executable = "bulkhead-rng",
+       .guest_memory = GuestMemoryUse::kAlways,
+       .bounds = Join({kEveryChild, kEveryDevice, {{FdKind::kEventfd, 14}, {FdKind::kGuestMemory, 1}}})},
+  };
+  return table;
+}
+
+// A disk has an io_uring for each queue.
+unsigned QueuesOf(const ProcessFacts& process) {
+  if (!process.descriptors) return 0;
+  const auto& all = *process.descriptors;
+  const auto rings = std::count_if(all.begin(), all.end(), [](const auto& fd) { return fd.kind == FdKind::kIoUring; });
+  return std::min(static_cast<unsigned>(rings), kMaxQueues);
+}
+
+// Compares one process; every difference gets its name in front.
+class Comparison {
+ public:
+  Comparison(const VmFacts& vm, const ProcessFacts& process, const Expectation& expected, Findings& findings)
+      : vm_(vm), process_(process), expected_(expected), findings_(findings) {}
+
+  void Run(const std::string& executables) {
+    if (!process_.exists) return Differs("is not running");
+    CompareFamily();
+    CompareExecutable(executables);
+    CompareThreads();
+    CompareUser();
+    if (expected_.caged) {
+      CompareNamespaces();
+      CompareRoot();
+    }
+    CompareLimits();
+    CompareDescriptors();
+    CompareMemory();
+  }
+
+ private:
+  void Differs(const std::string& what) { findings_.differences.push_back(process_.name + ": " + what); }
+
+  void Unseen(const char* what) {
+    if (std::find(findings_.unseen.begin(), findings_.unseen.end(), what) == findings_.unseen.end()) {
+      findings_.unseen.emplace_back(what);
+    }
+  }
+
+  // The broker says which processes there are; all must be its children, and none may be left out.
+  void CompareFamily() {
+    const ProcessFacts& broker = vm_.processes.front();
+    if (expected_.caged && process_.parent != broker.pid) Differs("is not a child of the broker");
+    if (expected_.caged) return;
+    for (const pid_t child : process_.children) {
+      const auto listed = std::any_of(vm_.processes.begin(), vm_.processes.end(),
+                                      [&](const ProcessFacts& other) { return other.pid == child; });
+      if (!listed) Differs(fmt::format("has a child that it does not tell of, process {}", child));
+    }
+  }
+
+  void CompareExecutable(const std::string& executables) {
+    if (!process_.executable) return Unseen("executables");
+    const std::string expected = executables + "/" + expected_.executable;
+    if (*process_.executable != expected) Differs("runs " + *process_.executable + ", not " + expected);
+  }
+
+  void CompareThreads() {
+    for (const ThreadFacts& thread : process_.threads) {
+      const std::string name = fmt::format("thread {} ({})", thread.tid, thread.name);
+      uint64_t capabilities = thread.permitted | thread.effective | thread.inheritable | thread.ambient;
+      // It takes a capability to empty the bounding set, and an ordinary user's broker never had one.
+      if (expected_.caged || process_.uids[0] == 0) capabilities |= thread.bounding;
+      if (capabilities != 0) Differs(fmt::format("{} has capabilities {:#x}", name, capabilities));
+      if (!thread.no_new_privs) Differs(name + " may gain privileges (no_new_privs is not set)");
+      if (thread.seccomp_mode != 2) Differs(name + " has no system call filter");
+      if (thread.seccomp_mode == 2 && thread.seccomp_filters != 1) {
+        Differs(fmt::format("{} has {} system call filters, not one", name, thread.seccomp_filters));
+      }
+    }
+  }
+
+  void CompareUser() {
+    const uid_t uid = process_.uids[0];
+    const gid_t gid = process_.gids[0];
+    const auto same = [](const auto& ids) {
+      return std::all_of(ids.begin(), ids.end(), [&](auto id) { return id == ids[0]; });
+    };
+    if (!same(process_.uids) || !same(process_.gids)) Differs("its real, effective and saved ids are not the same");
+    if (!expected_.caged) return;
+    const ProcessFacts& broker = vm_.processes.front();
+    if (broker.uids[0] != 0) {
+      // An ordinary user has no other ids to give.
+      if (uid != broker.uids[0]) Differs(fmt::format("runs as user {}, its broker as {}", uid, broker.uids[0]));
+      return;
+    }
+    if (uid == 0 || gid == 0) Differs(fmt::format("runs as user {} and group {} of the host", uid, gid));
+    if (!process_.groups.empty()) Differs("is in groups of the host");
+    for (const ProcessFacts& other : vm_.processes) {
+      if (other.pid < process_.pid && uid != 0 && other.uids[0] == uid) {
+        Differs(fmt::format("runs as user {} like {}", uid, other.name));
+      }
+    }
+  }
+
+  void CompareNamespaces() {
+    if (!process_.namespaces) return Unseen("namespaces");
+    for (const NamespaceFact& fact : *process_.namespaces) {
+      if (!fact.own) Differs("shares the " + fact.kind + " namespace of this command");
+      for (const ProcessFacts& other : vm_.processes) {
+        if (other.pid >= process_.pid || !other.namespaces) continue;  // each pair once
+        const auto same = std::any_of(other.namespaces->begin(), other.namespaces->end(),
+                                      [&](const NamespaceFact& theirs) { return theirs.id == fact.id; });
+        if (same) Differs("shares the " + fact.kind + " namespace of " + other.name);
+      }
+    }
+  }
+
+  void CompareRoot() {
+    if (!process_.root.only_mount) Differs("sees other mounts than its root");
+    if (!process_.root.read_only) Differs("may write to its root directory");
+    if (!process_.root.empty) return Unseen("root directories");
+    if (!*process_.root.empty) Differs("its root directory is not empty");
+  }
+
+  void CompareLimits() {
+    const auto core = process_.hard_limits.find("Max core file size");
+    if (core == process_.hard_limits.end()) return Unseen("resource limits");
+    if (core->second != "0") Differs("may write core dumps (limit " + core->second + ")");
+  }
+
+  // All but the broker and the vcpu-runner.
+  uint64_t Devices() const { return std::max<size_t>(vm_.processes.size(), 2) - 2; }
+
+  unsigned Bound(FdKind kind, unsigned queues) const {
+    uint64_t bound = 0;
+    for (const FdBound& part : expected_.bounds) {
+      if (part.kind != kind) continue;
+      if (part.fixed == kAnyNumber) return kAnyNumber;
+      bound += part.fixed + uint64_t{part.per_vcpu} * vm_.vcpus + part.per_device * Devices() +
+               uint64_t{part.per_queue} * queues;
+    }
+    return static_cast<unsigned>(std::min<uint64_t>(bound, kAnyNumber - 1));
+  }
+
+  void CompareDescriptors() {
+    if (!process_.descriptors) return Unseen("open descriptors");
+    unsigned queues = QueuesOf(process_);
+    if (expected_.kind == "vcpu-runner") {
+      for (const ProcessFacts& process : vm_.processes) queues += QueuesOf(process);
+    }
+    std::map<FdKind, unsigned> counts;
+    std::set<std::string> files;
+    for (const Descriptor& fd : *process_.descriptors) {
+      ++counts[fd.kind];
+      if (fd.kind == FdKind::kFile || fd.kind == FdKind::kBlockDevice) files.insert(fd.target);
+      if (fd.kind == FdKind::kGuestMemory) CompareGuestMemoryName(fd.target);
+      if (fd.kind == FdKind::kExitRing) CompareExitRingName(fd.target);
+    }
+    for (const auto& [kind, count] : counts) {
+      const unsigned bound = Bound(kind, queues);
+      if (count > bound) Differs(fmt::format("has {} open, not at most {}", DescribeCount(kind, count), bound));
+    }
+    if (files.size() > expected_.files) {
+      Differs(fmt::format("has {} different files open, not at most {}: {}", files.size(), expected_.files,
+                          fmt::join(files, ", ")));
+    }
+  }
+
+  // "3 of kind eventfd", and of what is never expected where it leads.
+  std::string DescribeCount(FdKind kind, unsigned count) const {
+    std::string text = fmt::format("{} of kind {}", count, FdKindName(kind));
+    if (count > 3) return text;
+    for (const Descriptor& fd : *process_.descriptors) {
+      if (fd.kind == kind) text += fmt::format(" ({}: {})", fd.number, fd.target);
+    }
+    return text;
+  }
+
+  void CompareGuestMemoryName(const std::string& name) {
+    if (name != "memfd:guest-" + vm_.name) Differs("has memory of another guest: " + name);
+  }
+  void CompareExitRingName(const std::string& name) {
+    if (!expected_.all_exit_rings && name != "memfd:exits-" + process_.name) {
+      Differs("has the exit ring of another device: " + name);
+    }
+  }
+
+  void CompareMemory() {
+    if (!process_.memory) return Unseen("memory maps");
+    const MemoryFacts& memory = *process_.memory;
+    for (const Mapping& mapping : memory.writable_executable) {
+      Differs("has memory that can be written and executed: " + (mapping.name.empty() ? "anonymous" : mapping.name));
+    }
+    for (const Mapping& mapping : memory.exit_rings) CompareExitRingName(mapping.name);
+    for (const Mapping& mapping : memory.guest_memory) {
+      CompareGuestMemoryName(mapping.name);
+      if (mapping.rights != "rw-s") Differs("has guest memory mapped as " + mapping.rights);
+    }
+    const uint64_t bytes = GuestMemoryBytes(memory);
+    if (bytes != 0 && expected_.guest_memory == GuestMemoryUse::kNever) Differs("has guest memory mapped");
+    if (bytes == 0 && expected_.guest_memory == GuestMemoryUse::kAlways) Differs("has no guest memory mapped");
+    if (bytes > vm_.memory_bytes) Differs(fmt::format("has {} bytes of guest memory mapped", bytes));
+  }
+
+  const VmFacts& vm_;
+  const ProcessFacts& process_;
+  const Expectation& expected_;
+  Findings& findings_;
+};
+
+}  // namespace
+
+const Expectation* FindExpectation(std::string_view process) {
+  const size_t digits = process.find_last_not_of("0123456789");
+  const std::string_view kind = process.substr(0, digits == std::string_view::npos ? 0 : digits + 1);
+  for (const Expectation& expected : Table()) {
+    if (expected.kind == kind) return &expected;
+  }
+  return nullptr;
+}
+
+Findings CompareWithExpectations(const VmFacts& vm, const std::string& executables) {
+  Findings findings;
+  for (const ProcessFacts& process : vm.processes) {
+    if (const Expectation* expected = FindExpectation(process.name)) {
+      Comparison(vm, process, *expected, findings).Run(executables);
+    } else {
+      findings.differences.push_back(process.name + ": is no kind of process that a VM has");
+    }
+  }
+  return findings;
+}
+
+}  // namespace bulkhead::launcher

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device-procs/chipset/policy.h"
+
+#include <sys/syscall.h>
+
+#include "device-procs/common/runtime.h"
+
+namespace bulkhead::chipset {
+
+SyscallPolicy ChipsetPolicy() {
+  SyscallPolicy policy = device::RuntimePolicy();
+  policy.Allow(SYS_epoll_ctl, "waiting for room in the debug console's output");
+  policy.Allow(SYS_timerfd_settime, "RTC and PM timer interrupts; the timers exist already");
+  return policy;
+}
+
+}  // namespace bulkhead::chipset

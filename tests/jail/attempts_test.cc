@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// A hostile program in the place of each real child. Each attempt works outside (or the test would prove nothing),
+// is stopped by the filter of each kind of process, with the call named, and where the filter is gone by the wall
+// behind it.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <thread>
+
+#include "ipc/mailbox.h"
+#include "ipc/rpc.h"
+#include "tests/jail/attempts.h"
+#include "tests/process/device_process.h"
+#include "tests/process/harness.h"
+
+namespace bulkhead::jail {
+namespace {
+
+using test::DeviceProcess;
+
+bool IsRoot() { return ::geteuid() == 0; }
+
+// What the attempts are aimed at.
+class AttemptTest : public testing::Test {
+ protected:
+  AttemptTest() {
+    targets_.file = dir_.MakeFile("secret", "secret");
+    dir_.MakeFile("secret.other", "secret");
+    targets_.socket = dir_.Path("socket");
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::strncpy(address.sun_path, targets_.socket.c_str(), sizeof address.sun_path - 1);
+    listener_ = OwnFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    EXPECT_EQ(::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    EXPECT_EQ(::listen(listener_.get(), 64), 0);
+    targets_.victim = ::fork();
+    if (targets_.victim == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      for (;;) ::pause();
+    }
+  }
+  ~AttemptTest() override {
+    ::kill(targets_.victim, SIGKILL);
+    ::waitpid(targets_.victim, nullptr, 0);
+  }
+
+  // Whether it works for a process of this user that no wall stands around.
+  bool WorksOutside(const Attempt& attempt) const {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      // What root may do stays here: the host keeps its mounts and its name.
+      const int flags = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC;
+      if (IsRoot() && (::unshare(flags) != 0 || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0))
+        ::_exit(2);
+      ::_exit(attempt.make(targets_) ? 0 : 1);
+    }
+    int status = -1;
+    ::waitpid(child, &status, 0);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  }
+
+  struct Outcome {
+    bool got_through = false;
+    std::string death;  // empty: it lives
+  };
+  // Made by a rogue in the place of a process of this name.
+  Outcome Make(const Attempt& attempt, const std::string& name) {
+    const std::string settings =
+        std::string(attempt.name) + " " + std::to_string(targets_.victim) + " " + targets_.file + " " + targets_.socket;
+    DeviceProcess process(*io_, {.configure = nullptr,
+                                 .plan = broker::PlanRng,
+                                 .executable = test::BuildDir() + "/tests/rogue",
+                                 .name = name,
+                                 .settings_text = settings});
+    Mailbox mailbox(io_->unixEventPort);
+    auto answered = kj::newPromiseAndFulfiller<uint64_t>();
+    // As a vCPU does: it waits while the broker goes on.
+    std::thread vcpu([&] {
+      const uint64_t value = process.channel().Read(0, 0, 1);
+      mailbox.Post([&, value] { answered.fulfiller->fulfill(uint64_t{value}); });
+    });
+    auto served = mailbox.Serve().eagerlyEvaluate([](kj::Exception&&) {});
+    auto died = process.WhenDead().then([](std::string how) { return Outcome{false, std::move(how)}; });
+    auto lives = answered.promise.then([](uint64_t value) { return Outcome{value == 1, ""}; });
+    Outcome outcome = lives.exclusiveJoin(kj::mv(died)).wait(io_->waitScope);
+    process.channel().MarkDead();
+    vcpu.join();
+    return outcome;
+  }
+
+  test::TempDir dir_;
+  OwnFd listener_;
+  Targets targets_;
+  // On the heap: its destructor may throw, a test's may not.
+  std::unique_ptr<kj::AsyncIoContext> io_ = std::make_unique<kj::AsyncIoContext>(kj::setupAsyncIo());
+};
+
+TEST_F(AttemptTest, EachWorksWhereNothingStandsInItsWay) {
+  for (const Attempt& attempt : Attempts()) {
+    if (attempt.needs_root && !IsRoot()) continue;
+    dir_.MakeFile("secret.other", "secret");
+    EXPECT_TRUE(WorksOutside(attempt)) << attempt.name;
+  }
+}
+
+TEST_F(AttemptTest, EachIsStoppedByTheFilterOfEachKindOfProcessAndNamed) {
+  for (const char* kind : {"rng", "disk0", "console", "chipset", "vcpu-runner"}) {
+    for (const Attempt& attempt : Attempts()) {
+      const Outcome outcome = Make(attempt, kind);
+      EXPECT_FALSE(outcome.got_through) << attempt.name << " from " << kind;
+      EXPECT_NE(outcome.death.find("forbidden system call"), std::string::npos)
+          << attempt.name << " from " << kind << ": " << outcome.death;
+    }
+  }
+}
+
+TEST_F(AttemptTest, EachIsStoppedByTheWallBehindTheFilter) {
+  for (const Attempt& attempt : Attempts()) {
+    if (attempt.second_wall == nullptr) continue;
+    EXPECT_FALSE(Make(attempt, "unfiltered").got_through) << attempt.name << ", by: " << attempt.second_wall;
+  }
+}
+
+}  // namespace
+}  // namespace bulkhead::jail

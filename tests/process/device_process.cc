@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/process/device_process.h"
+
+#include <poll.h>
+
+#include "ipc/rpc.h"
+#include "tests/process/harness.h"
+
+namespace bulkhead::test {
+namespace {
+
+constexpr int kHangMs = 60'000;
+constexpr uint32_t kSpinNs = 50'000;
+
+}  // namespace
+
+class DeviceProcess::Host final : public control::DeviceHost::Server {
+ public:
+  Host(DeviceProcess& process, bool report_violations) : process_(process), report_violations_(report_violations) {}
+  kj::Promise<void> grants(GrantsContext context) override {
+    process_.FillGrants(context.getResults().initGrants(), report_violations_);
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> ready(ReadyContext context) override {
+    process_.device_ = context.getParams().getDevice();
+    OrThrow(process_.child_->SetReady(context.getParams().getSandbox().getViolations()));
+    process_.ready_.fulfiller->fulfill();
+    return kj::READY_NOW;
+  }
+
+ private:
+  DeviceProcess& process_;
+  bool report_violations_;
+};
+
+DeviceProcess::DeviceProcess(kj::AsyncIoContext& io, const Options& options)
+    : io_(io),
+      memory_file_(OrThrow(MakeSealedMemory("guest-test", kMemoryBytes))),
+      ready_(kj::newPromiseAndFulfiller<void>()),
+      death_(nullptr) {
+  capnp::MallocMessageBuilder config;
+  auto vm = config.initRoot<control::VmConfig>();
+  vm.setVcpuCount(1);
+  if (options.configure) options.configure(vm);
+  broker::Planner planner(vm.asReader(), io_.waitScope);
+  options.plan(planner);
+  plans_ = planner.Take();
+  plan_ = plans_.back().get();
+  if (!options.name.empty()) plan_->name = options.name;
+  if (!options.settings_text.empty()) {
+    plan_->settings = std::make_unique<capnp::MallocMessageBuilder>();
+    plan_->settings->setRoot(capnp::Text::Reader(options.settings_text));
+  }
+
+  const MemoryRegion region{Gpa{0}, kMemoryBytes, 0};
+  memory_ = OrThrow(GuestMemory::Map(memory_file_.get(), std::span(&region, 1)));
+  wiring_ = std::make_unique<broker::Wiring>(*plan_);
+  TakeRunnersEnds(options);
+
+  const std::string executable =
+      options.executable.empty() ? BuildDir() + "/libexec/" + plan_->executable : options.executable;
+  child_ = std::make_unique<broker::Child>(io_, executable, UniqueName(), plan_->name,
+                                           kj::heap<Host>(*this, options.report_violations));
+  death_ = child_->WhenDead().fork();
+  auto died = death_.addBranch().then([](std::string how) { throw Failure(how); });
+  ready_.promise.exclusiveJoin(kj::mv(died)).wait(io_.waitScope);
+  device_->resumeRequest().send().wait(io_.waitScope);
+}
+
+void DeviceProcess::FillGrants(control::DeviceGrants::Builder out, bool report_violations) {
+  wiring_->Describe(out.initWiring());
+  if (plan_->uses_guest_memory) {
+    auto memory = out.initMemory();
+    memory.setFile(ShareFile(memory_file_.get()));
+    memory.initRegions(1)[0].setSize(kMemoryBytes);
+  }
+  auto files = out.initFiles(static_cast<unsigned>(plan_->files.size()));
+  for (unsigned i = 0; i < plan_->files.size(); ++i) files.set(i, ShareFile(plan_->files[i].get()));
+  if (plan_->settings) out.getSettings().set(plan_->settings->getRoot<capnp::AnyPointer>().asReader());
+  out.setSpinNs(kSpinNs);
+  out.initSandbox().setReportViolations(report_violations && child_->reports_violations());
+}
+
+void DeviceProcess::TakeRunnersEnds(const Options& options) {
+  capnp::MallocMessageBuilder message;
+  auto builder = message.initRoot<control::DeviceWiring>();
+  wiring_->Describe(builder);
+  const auto wiring = builder.asReader();
+  raw_channel_ = OrThrow(MapChannel(TakeFile(wiring.getChannel().getMemory(), io_.waitScope).get()));
+  doorbell_ = TakeFile(wiring.getChannel().getDoorbell(), io_.waitScope);
+  channel_ = std::make_unique<runner::DeviceChannel>(plan_->name, raw_channel_, OrThrow(DuplicateFd(doorbell_.get())),
+                                                     options.deadline_ns, kSpinNs, [](const std::string&) {});
+  for (auto function : wiring.getFunctions()) {
+    for (OwnFd& kick : TakeFiles(function.getKicks(), io_.waitScope)) kicks_.push_back(std::move(kick));
+    for (OwnFd& line : TakeFiles(function.getInterrupts(), io_.waitScope)) interrupts_.push_back(std::move(line));
+  }
+}
+
+bool DeviceProcess::AwaitInterrupt(size_t vector) {
+  pollfd wait{interrupts_.at(vector).get(), POLLIN, 0};
+  if (::poll(&wait, 1, kHangMs) != 1) return false;
+  DrainEventFd(wait.fd);
+  return true;
+}
+
+}  // namespace bulkhead::test

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// One real device process as the broker would start it, with this program as its broker and its runner: the same
+// grants, sandbox and rings. Memory, kicks and interrupts are real.
+#pragma once
+
+#include <kj/async-io.h>
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "broker/child.h"
+#include "broker/device_plan.h"
+#include "broker/wiring.h"
+#include "ipc/guest_memory.h"
+#include "vcpu-runner/device_channel.h"
+
+namespace bulkhead::test {
+
+class DeviceProcess {
+ public:
+  static constexpr uint64_t kMemoryBytes = 16 << 20;
+
+  struct Options {
+    std::function<void(control::VmConfig::Builder)> configure;
+    std::function<void(broker::Planner&)> plan;  // its last plan is the one that counts
+    std::string executable = {};     // instead of the plan's: a path
+    std::string name = {};           // instead of the plan's
+    std::string settings_text = {};  // instead of its settings
+    int64_t deadline_ns = int64_t{60} * 1'000'000'000;
+    bool report_violations = true;
+  };
+  // Started, ready and resumed; throws if it ends before.
+  DeviceProcess(kj::AsyncIoContext& io, const Options& options);
+
+  pid_t pid() const { return child_->pid(); }
+  const broker::DevicePlan& plan() const { return *plan_; }
+  GuestMemory& memory() { return *memory_; }
+  runner::DeviceChannel& channel() { return *channel_; }
+  ChannelMemory* raw_channel() { return raw_channel_; }
+  void RingDoorbell() { SignalEventFd(doorbell_.get()); }
+  void Kick(size_t queue) { SignalEventFd(kicks_.at(queue).get()); }
+  // Waits for an interrupt; false after a time that only a hang takes.
+  bool AwaitInterrupt(size_t vector);
+  control::Device::Client& device() { return *device_; }
+  kj::WaitScope& wait() { return io_.waitScope; }
+  // How the process ended; waits for it.
+  kj::Promise<std::string> WhenDead() { return death_.addBranch(); }
+  std::string AwaitDeath() { return WhenDead().wait(io_.waitScope); }
+  // Ends the connection to the process, as a broker that is gone.
+  void HangUp() { child_->HangUp(); }
+
+ private:
+  class Host;
+  void FillGrants(control::DeviceGrants::Builder out, bool report_violations);
+  void TakeRunnersEnds(const Options& options);
+
+  kj::AsyncIoContext& io_;
+  std::vector<std::unique_ptr<broker::DevicePlan>> plans_;
+  broker::DevicePlan* plan_ = nullptr;
+  OwnFd memory_file_;
+  std::optional<GuestMemory> memory_;
+  std::unique_ptr<broker::Wiring> wiring_;
+  ChannelMemory* raw_channel_ = nullptr;
+  OwnFd doorbell_;
+  std::unique_ptr<runner::DeviceChannel> channel_;
+  std::vector<OwnFd> kicks_;
+  std::vector<OwnFd> interrupts_;
+  kj::PromiseFulfillerPair<void> ready_;
+  std::optional<control::Device::Client> device_;
+  std::unique_ptr<broker::Child> child_;
+  kj::ForkedPromise<std::string> death_;
+};
+
+}  // namespace bulkhead::test

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// The real device executables, sandboxed as ever, driven over their real rings by a fake runner that is by turns a
+// driver and a liar.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+
+#include "device-procs/common/virtio_pci_registers.h"
+#include "device-procs/common/virtqueue_driver.h"
+#include "ipc/exit_codec.h"
+#include "ipc/rpc.h"
+#include "tests/process/device_process.h"
+#include "tests/process/harness.h"
+
+namespace bulkhead::test {
+namespace {
+
+using device::WriteEffect;
+using device::test::QueueDriver;
+
+constexpr uint16_t kQueueSize = 8;
+constexpr Gpa kQueue{0x10000}, kHeader{0x20000}, kData{0x21000}, kStatus{0x22000};
+constexpr uint32_t kSector = 512;
+
+// The function in regions 0 (configuration space) and 1 (BAR 0) of a device process.
+class RingFunction final : public device::test::FunctionRegisters {
+ public:
+  // Where another process takes over.
+  RingFunction(DeviceProcess& process, RingFunction& other)
+      : process_(process), queue_(process.memory(), other.queue_) {}
+  explicit RingFunction(DeviceProcess& process) : process_(process), queue_(process.memory(), kQueue, kQueueSize) {}
+
+  void Start() {
+    ASSERT_TRUE(Negotiate(device::test::kVersion1));
+    SetUpQueue(0, queue_.layout());
+    EnableMsix(2);
+    GoLive();
+  }
+  QueueDriver& queue() { return queue_; }
+  // Offers a chain, kicks, waits for the interrupt; the used length.
+  uint32_t Transact(const std::vector<device::test::Buffer>& buffers) {
+    queue_.Add(buffers);
+    process_.Kick(0);
+    EXPECT_TRUE(process_.AwaitInterrupt(1));
+    const auto used = queue_.TakeUsed();
+    EXPECT_TRUE(used);
+    return used ? used->length : 0;
+  }
+  uint8_t Blk(uint32_t type, uint64_t sector, uint32_t bytes) {
+    queue_.Put(kHeader, type);
+    queue_.Put<uint32_t>(kHeader + 4, 0);
+    queue_.Put(kHeader + 8, sector);
+    queue_.Put<uint8_t>(kStatus, 0xFF);
+    std::vector<device::test::Buffer> chain{{kHeader, 16}};
+    if (bytes != 0) chain.push_back({kData, bytes, type == 0});
+    chain.push_back({kStatus, 1, true});
+    Transact(chain);
+    return queue_.Get<uint8_t>(kStatus);
+  }
+
+ private:
+  uint64_t Read(uint16_t region, uint64_t offset, uint8_t width) override {
+    return process_.channel().Read(region, offset, width);
+  }
+  WriteEffect Write(uint16_t region, uint64_t offset, uint8_t width, uint64_t value) override {
+    process_.channel().Write(region, offset, width, value);
+    return {};
+  }
+
+  DeviceProcess& process_;
+  QueueDriver queue_;
+};
+
+DeviceProcess::Options Disk(const std::string& image) {
+  return {.configure =
+              [image](control::VmConfig::Builder vm) {
+                auto disk = vm.initDisks(1)[0];
+                disk.setFile(MakeFile(OwnFd(::open(image.c_str(), O_RDWR | O_CLOEXEC))));
+                disk.setName(image);
+                disk.setSerial("test");
+              },
+          .plan = broker::PlanDisks};
+}
+DeviceProcess::Options Of(void (*plan)(broker::Planner&)) { return {.configure = nullptr, .plan = plan}; }
+
+class DeviceProcessTest : public testing::Test {
+ protected:
+  // On the heap: its destructor may throw, a test's may not.
+  std::unique_ptr<kj::AsyncIoContext> io_ = std::make_unique<kj::AsyncIoContext>(kj::setupAsyncIo());
+};
+
+TEST_F(DeviceProcessTest, DiskWritesAndReadsItsImage) {
+  const TempDir dir;
+  const std::string image = dir.MakeImage("image", 1 << 20);
+  DeviceProcess process(*io_, Disk(image));
+  RingFunction function(process);
+  function.Start();
+  function.queue().PutText(kData, "written over the ring");
+  EXPECT_EQ(function.Blk(1, 3, kSector), 0);
+  EXPECT_EQ(function.Blk(4, 0, 0), 0);
+  EXPECT_EQ(ReadFile(image).substr(3 * kSector, 21), "written over the ring");
+  function.queue().PutText(kData, std::string(21, 'x'));
+  EXPECT_EQ(function.Blk(0, 3, kSector), 0);
+  EXPECT_EQ(function.queue().GetText(kData, 21), "written over the ring");
+  EXPECT_EQ(function.Blk(0, 1 << 20, kSector), 1);
+}
+
+TEST_F(DeviceProcessTest, RngFillsABuffer) {
+  DeviceProcess process(*io_, Of(broker::PlanRng));
+  RingFunction function(process);
+  function.Start();
+  EXPECT_EQ(function.Transact({{kData, 64, true}}), 64u);
+  EXPECT_NE(function.queue().GetText(kData, 64), std::string(64, '\0'));
+}
+
+// Saved in one process, restored in another: the queue goes on where it was.
+TEST_F(DeviceProcessTest, StateMovesToAnotherProcess) {
+  const TempDir dir;
+  const std::string image = dir.MakeImage("image", 1 << 20);
+  DeviceProcess first(*io_, Disk(image));
+  RingFunction function(first);
+  function.Start();
+  function.queue().PutText(kData, "before");
+  EXPECT_EQ(function.Blk(1, 0, kSector), 0);
+  first.device().pauseRequest().send().wait(first.wait());
+  auto saved = first.device().saveRequest().send().wait(first.wait());
+
+  capnp::MallocMessageBuilder copy;
+  copy.setRoot(saved.getState());
+  const uint16_t status = static_cast<uint16_t>(function.Status());
+  std::vector<std::byte> memory(64 << 10);
+  OrThrow(first.memory().Read(kQueue, memory));
+
+  DeviceProcess second(*io_, Disk(image));
+  OrThrow(second.memory().Write(kQueue, memory));
+  second.device().pauseRequest().send().wait(second.wait());
+  auto restore = second.device().restoreRequest();
+  restore.getState().set(copy.getRoot<capnp::AnyPointer>().asReader());
+  restore.send().wait(second.wait());
+  second.device().resumeRequest().send().wait(second.wait());
+  RingFunction moved(second, function);
+  EXPECT_EQ(moved.Status(), status);
+  EXPECT_EQ(moved.Blk(0, 0, kSector), 0);
+  EXPECT_EQ(moved.queue().GetText(kData, 6), "before");
+}
+
+TEST_F(DeviceProcessTest, EndsWithItsBroker) {
+  for (auto* plan : {broker::PlanRng, broker::PlanChipset, broker::PlanConsole}) {
+    DeviceProcess process(*io_, Of(plan));
+    process.HangUp();
+    EXPECT_NE(process.AwaitDeath().find("ended with status 0"), std::string::npos);
+  }
+}
+
+// Frames that are none, and an index that cannot be: the device ends the conversation and says so.
+TEST_F(DeviceProcessTest, LyingRunnerIsNoLongerSpokenTo) {
+  for (int lie = 0; lie < 4; ++lie) {
+    DeviceProcess process(*io_, Of(broker::PlanRng));
+    RingMemory& requests = process.raw_channel()->requests;
+    RingSlot& slot = requests.slots[0];
+    slot.length_bytes = lie == 0 ? ~0u : lie == 1 ? 7 : 64;
+    std::fill(slot.bytes.begin(), slot.bytes.end(), std::byte{0xFF});
+    requests.head.store(lie == 3 ? 1'000'000 : 1);
+    process.RingDoorbell();
+    EXPECT_NE(process.AwaitDeath().find("ended with status 1"), std::string::npos) << lie;
+  }
+}
+
+}  // namespace
+}  // namespace bulkhead::test
