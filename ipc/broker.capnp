@@ -24,6 +24,14 @@ struct StreamConfig {
   listener @2 :Control.File;   # listening UNIX socket; the broker accepts, one connection at a time
 }
 
+struct VmLimits {
+  # Of all processes of a VM together; 0: the default.
+  memoryBytes @0 :UInt64;      # guest memory and what the processes need themselves
+  cpuThousandths @1 :UInt32;   # of one processor; default: no limit
+  tasks @2 :UInt32;            # threads
+  ioBytesPerSecond @3 :UInt64; # of images, each way and for each of their block devices; default: no limit
+}
+
 struct VmConfig {
   name @0 :Text;
   memoryBytes @1 :UInt64;
@@ -40,6 +48,7 @@ struct VmConfig {
   keepOnDeviceFailure @12 :Bool;       # a dead device reads all ones and the VM goes on; else it ends
   exitDeadlineMs @13 :UInt32;          # 0: default
   runtimeDir @14 :Text;                # where the control socket NAME.sock goes
+  limits @15 :VmLimits;
 }
 
 struct ExitReport {

@@ -77,7 +77,9 @@ bool RingProducer::TakeWakeRequest() {
   return memory_->consumer_sleeping.exchange(0, std::memory_order_seq_cst) != 0;
 }
 
-void RingProducer::WakeFutex() { FutexWake(memory_->head); }
+void RingProducer::WakeFutex() {
+  if (memory_->consumer_sleeping.load(std::memory_order_seq_cst) != 0) FutexWake(memory_->head);
+}
 
 Result<bool> RingConsumer::Pop(Frame& frame) {
   const uint32_t ready = memory_->head.load(std::memory_order_acquire) - tail_;

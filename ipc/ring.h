@@ -59,9 +59,11 @@ class RingProducer {
   // Publishes a frame of at most kFrameCapacity bytes. ETIMEDOUT if the ring stayed full until the deadline, EPROTO if
   // the peer's index is impossible.
   Result<void> Push(std::span<const std::byte> frame, Deadline deadline);
-  // True once if the consumer was asleep when the last frame was published: the caller rings the doorbell.
+  // For a consumer in an event loop: true once if it was asleep when the last frame was published; the caller rings the
+  // doorbell, which a consumer cannot miss however late it comes.
   bool TakeWakeRequest();
-  // Wakes a consumer that sleeps on the futex.
+  // For a consumer that waits by WaitFutex: wakes it if it sleeps. The announcement stays the consumer's to take back: a
+  // wake-up that comes late would else eat a later one, of a sleep that no change of the index has ended yet.
   void WakeFutex();
 
  private:

@@ -71,7 +71,7 @@ class Rings {
       if (pushed.ok()) sent_.emplace_back(bytes.begin(), bytes.end());
     }
     if (!pushed.ok()) Require(pushed.error().code == (tampered_ ? pushed.error().code : ETIMEDOUT));
-    if (producer_.TakeWakeRequest()) producer_.WakeFutex();
+    producer_.WakeFutex();
   }
 
   void Pop() {

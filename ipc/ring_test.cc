@@ -114,7 +114,6 @@ TEST(Ring, SleepingConsumerIsWokenByFutex) {
     // Wait until the consumer sleeps, so that this tests the wake-up.
     while (memory->replies.consumer_sleeping.load() == 0) std::this_thread::yield();
     ASSERT_TRUE(producer.Push(BytesOf(7), Deadline::After(kLongNs)).ok());
-    ASSERT_TRUE(producer.TakeWakeRequest());
     producer.WakeFutex();
   });
   AdaptiveSpin no_spin(0);
@@ -123,6 +122,20 @@ TEST(Ring, SleepingConsumerIsWokenByFutex) {
   ASSERT_TRUE(*consumer.Pop(frame));
   EXPECT_EQ(ValueOf(frame), 7u);
   peer.join();
+}
+
+// The wake-up for one frame comes when the consumer has taken it and sleeps again: the next frame must still wake it.
+TEST(Ring, LateWakeUpDoesNotTakeBackALaterAnnouncement) {
+  SharedChannel shared;
+  ChannelMemory* memory = shared.Map();
+  RingProducer producer(&memory->replies);
+  RingConsumer consumer(&memory->replies);
+  Frame frame;
+  ASSERT_TRUE(producer.Push(BytesOf(1), Deadline::After(0)).ok());
+  ASSERT_TRUE(*consumer.Pop(frame));
+  ASSERT_TRUE(consumer.PrepareToSleep());
+  producer.WakeFutex();
+  EXPECT_EQ(memory->replies.consumer_sleeping.load(), 1u);
 }
 
 TEST(Ring, DeadPeerCostsTheDeadlineAndNoMore) {
@@ -170,7 +183,7 @@ TEST(Ring, TwoThreadsExchangeManyFrames) {
     RingProducer producer(&memory->replies);
     for (uint64_t value = 0; value < kCount; ++value) {
       ASSERT_TRUE(producer.Push(BytesOf(value), Deadline::After(kLongNs)).ok());
-      if (producer.TakeWakeRequest()) producer.WakeFutex();
+      producer.WakeFutex();
     }
   });
   RingConsumer consumer(&shared.Map()->replies);

@@ -58,7 +58,7 @@ Result<void> ExitServer::Answer(const ExitRequest& request) {
   EncodeReply(reply, frame);
   auto pushed = replies_.Push(std::span(frame.bytes).first(frame.length_bytes), Deadline::After(kReplyDeadlineNs));
   if (!pushed.ok()) return pushed;
-  if (replies_.TakeWakeRequest()) replies_.WakeFutex();
+  replies_.WakeFutex();
   return {};
 }
 
