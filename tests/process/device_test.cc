@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 
+#include "broker/host_kvm.h"
 #include "device-procs/common/virtio_pci_registers.h"
 #include "device-procs/common/virtqueue_driver.h"
 #include "ipc/exit_codec.h"
@@ -149,6 +150,54 @@ TEST_F(DeviceProcessTest, EndsWithItsBroker) {
     process.HangUp();
     EXPECT_NE(process.AwaitDeath().find("ended with status 0"), std::string::npos);
   }
+  const TempDir dir;
+  DeviceProcess disk(*io_, Disk(dir.MakeImage("image", 1 << 20)));
+  disk.HangUp();
+  EXPECT_NE(disk.AwaitDeath().find("ended with status 0"), std::string::npos);
+}
+
+// The real runner with this program as its broker, up to the first instruction.
+class RunnerHost final : public control::RunnerHost::Server {
+ public:
+  struct State {
+    OwnFd kvm = broker::OpenKvm();
+    OwnFd memory = OrThrow(MakeSealedMemory("guest-test", DeviceProcess::kMemoryBytes));
+    OwnFd kernel{::open(Payload("hello").c_str(), O_RDONLY | O_CLOEXEC)};
+    std::optional<control::Runner::Client> runner;
+    kj::PromiseFulfillerPair<void> ready = kj::newPromiseAndFulfiller<void>();
+  };
+  explicit RunnerHost(State& state) : state_(state) {}
+  kj::Promise<void> grants(GrantsContext context) override {
+    auto grants = context.getResults().initGrants();
+    grants.setKvm(ShareFile(state_.kvm.get()));
+    auto memory = grants.initMemory();
+    memory.setFile(ShareFile(state_.memory.get()));
+    memory.initRegions(1)[0].setSize(DeviceProcess::kMemoryBytes);
+    grants.setVcpuCount(1);
+    grants.setKernel(ShareFile(state_.kernel.get()));
+    grants.setKernelName("hello");
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> ready(ReadyContext context) override {
+    state_.runner = context.getParams().getRunner();
+    state_.ready.fulfiller->fulfill();
+    return kj::READY_NOW;
+  }
+
+ private:
+  State& state_;
+};
+
+TEST_F(DeviceProcessTest, RunnerLoadsAndEndsWithItsBroker) {
+  RunnerHost::State state;
+  broker::Child runner(*io_, BuildDir() + "/libexec/bulkhead-vcpu-runner", UniqueName(), "vcpu-runner",
+                       kj::heap<RunnerHost>(state));
+  auto death = runner.WhenDead().fork();
+  auto died = death.addBranch().then([](std::string how) { throw Failure(how); });
+  state.ready.promise.exclusiveJoin(kj::mv(died)).wait(io_->waitScope);
+  state.runner->loadRequest().send().wait(io_->waitScope);
+  runner.HangUp();
+  EXPECT_NE(death.addBranch().wait(io_->waitScope).find("ended with status 0"), std::string::npos);
 }
 
 // Frames that are none, and an index that cannot be: the device ends the conversation and says so.
