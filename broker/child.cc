@@ -27,11 +27,11 @@ void SetNonBlocking(int fd) { ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONB
 }  // namespace
 
 Child::Child(kj::AsyncIoContext& io, const std::string& executable, const std::string& vm, const std::string& name,
-             capnp::Capability::Client host)
+             capnp::Capability::Client host, const Birthplace& place)
     : io_(io),
       vm_(vm),
       name_(name),
-      process_(SpawnChild(executable, "bulkhead:" + vm + " " + name)),
+      process_(SpawnChild(executable, "bulkhead:" + vm + " " + name, place)),
       death_(io.unixEventPort, process_.pidfd.get(), FdObserver::OBSERVE_READ),
       log_(io.unixEventPort, process_.log.get(), FdObserver::OBSERVE_READ),
       connection_(std::in_place, *io.lowLevelProvider, std::move(process_.control), kj::mv(host),

@@ -18,10 +18,10 @@ namespace bulkhead::broker {
 
 class Child {
  public:
-  // Starts the process; `host` is the capability it finds on its connection. `vm` and `name` go into its title and
-  // the log. Log lines are held back until SetReady, since the last one is the reason if it dies before.
+  // Starts the process; `host` is the capability it finds on its connection. `vm` and `name` go into its title and the
+  // log. Log lines are held back until SetReady, since the last one is the reason if it dies before.
   Child(kj::AsyncIoContext& io, const std::string& executable, const std::string& vm, const std::string& name,
-        capnp::Capability::Client host);
+        capnp::Capability::Client host, const Birthplace& place);
   ~Child();  // kills and reaps it
 
   // Resolves when the process has ended, with a line that says how.

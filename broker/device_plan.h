@@ -38,6 +38,14 @@ struct PlannedListener {
   OwnFd socket;
 };
 
+// What a process is limited to by its cgroup.
+struct PlannedLimits {
+  uint64_t memory_bytes = uint64_t{128} << 20;  // of its own, beside guest memory; its heap has 32 MiB
+  uint32_t threads = 2;                         // that it makes: the control plane's and the device's
+  uint32_t kernel_threads = 2;                  // that the kernel may make on its behalf
+  bool counts_io = false;                       // its files are images, whose throughput can be limited
+};
+
 struct DevicePlan {
   std::string name;        // "disk0": in process lists, logs and `inspect`
   std::string executable;  // file name in the directory of Bulkhead's helpers
@@ -49,6 +57,7 @@ struct DevicePlan {
   bool uses_guest_memory = false;
   bool controls_machine = false;
   bool takes_power_button = false;
+  PlannedLimits limits;
   std::vector<PlannedListener> listeners;  // the broker accepts and attaches the connections
 };
 

@@ -52,12 +52,13 @@ std::string HelpersDirectory() { return std::filesystem::read_symlink("/proc/sel
 
 // Returns when the VM has ended and its end has been told, or when it could not be started.
 void RunVm(kj::AsyncIoContext& io, BrokerServer::CreateVmContext context, kj::PromiseFulfiller<void>& done,
-           RpcConnection& launcher, bool& starting) {
+           RpcConnection& launcher, bool& starting, VmService*& starting_vm) {
   std::optional<VmService> service;
   try {
     VmSettings settings = TakeSettings(context.getParams().getConfig(), io.waitScope);
     context.releaseParams();
     service.emplace(io, HelpersDirectory(), std::move(settings));
+    starting_vm = &*service;
     service->Prepare();
   } catch (const FatalError& error) {
     done.reject(Failure(error.what()));
@@ -66,7 +67,10 @@ void RunVm(kj::AsyncIoContext& io, BrokerServer::CreateVmContext context, kj::Pr
   }
   starting = false;
   if (!service || !service->prepared()) return;
-  context.getResults().setVm(service->MakeControl());
+  auto results = context.getResults();
+  results.setVm(service->MakeControl());
+  auto missing = results.initMissingWalls(static_cast<unsigned>(service->missing_walls().size()));
+  for (unsigned i = 0; i < missing.size(); ++i) missing.set(i, service->missing_walls()[i]);
   done.fulfill();
   auto gone = launcher.OnDisconnect().then([&] { service->Kill(); }).eagerlyEvaluate(nullptr);
   service->RunToEnd();
@@ -78,16 +82,19 @@ void Serve(kj::AsyncIoContext& io) {
   RpcConnection launcher(*io.lowLevelProvider, OwnFd(kControlFd), kj::heap<BrokerServer>(kj::mv(wanted.fulfiller)),
                          Descriptors::kTaken);
   // Without its launcher a VM has no user. Until the VM runs everything ends on the spot: the children die with this
-  // process (PR_SET_PDEATHSIG), and nothing else has been made yet.
+  // process (PR_SET_PDEATHSIG), at the latest.
   bool starting = true;
+  VmService* starting_vm = nullptr;
   auto gone = launcher.OnDisconnect()
                   .then([&] {
-                    if (starting) ::_exit(0);
+                    if (!starting) return;
+                    if (starting_vm != nullptr) starting_vm->Abandon();
+                    ::_exit(0);
                   })
                   .eagerlyEvaluate(nullptr);
   auto request = wanted.promise.wait(io.waitScope);
   KJ_IF_MAYBE (context, request.create_vm) {
-    RunVm(io, *context, *request.done, launcher, starting);
+    RunVm(io, *context, *request.done, launcher, starting, starting_vm);
   }
   KJ_IF_MAYBE (context, request.probe) {
     Probe(io, HelpersDirectory(), context->getResults().initReport());

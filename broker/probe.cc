@@ -2,6 +2,7 @@
 #include "broker/probe.h"
 
 #include "broker/child.h"
+#include "broker/child_uids.h"
 #include "broker/host_kvm.h"
 
 namespace bulkhead::broker {
@@ -55,7 +56,7 @@ void Probe(kj::AsyncIoContext& io, const std::string& helpers, control::ProbeRep
   try {
     auto reported = kj::newPromiseAndFulfiller<void>();
     Child probe(io, helpers + "/bulkhead-probe", "check", "probe",
-                kj::heap<ProbeHostServer>(kvm, out, *reported.fulfiller));
+                kj::heap<ProbeHostServer>(kvm, out, *reported.fulfiller), {.cgroup = {}, .uid = ChildUids({}).Take()});
     auto dead = probe.WhenDead().then([](std::string how) { throw Failure(how); });
     auto late = io.provider->getTimer().afterDelay(kProbeTime).then([]() -> void {
       throw Failure("the test guests did not end in time");

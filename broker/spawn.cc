@@ -22,7 +22,7 @@ namespace {
 
 constexpr int kExecFd = 4;
 constexpr uint64_t kNamespaces =
-    CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP;
+    CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
 
 std::pair<OwnFd, OwnFd> MakePipe() {
   int ends[2];
@@ -39,6 +39,8 @@ std::pair<OwnFd, OwnFd> MakePipe() {
   if (::setresgid(0, 0, 0) != 0 || ::setresuid(0, 0, 0) != 0) ::_exit(121);
   if (::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) ::_exit(122);
   if (::sethostname("bulkhead", 8) != 0) ::_exit(123);
+  // Not with clone: the root of the namespace would be the broker's cgroup, not the one that the child is born in.
+  if (::unshare(CLONE_NEWCGROUP) != 0) ::_exit(119);
 
   // First to numbers above all those that are given away, then to the numbers the child knows.
   std::array<int, 5> sources{null_fd, null_fd, log_fd, control_fd, exec_fd};
@@ -69,18 +71,11 @@ void WriteProcFile(pid_t pid, const char* name, const std::string& text) {
   }
 }
 
-void WriteIdMaps(pid_t pid) {
-  const uid_t uid = ::geteuid();
-  if (uid == 0) {
-    const std::string map = "0 " + std::to_string(kChildUidBase + static_cast<uint32_t>(pid)) + " 1";
-    WriteProcFile(pid, "gid_map", map);
-    WriteProcFile(pid, "uid_map", map);
-    return;
-  }
+void WriteIdMaps(pid_t pid, std::optional<uint32_t> uid) {
   // user_namespaces(7): without privilege only one's own ids can be mapped, and setgroups must be given up first.
-  WriteProcFile(pid, "setgroups", "deny");
-  WriteProcFile(pid, "gid_map", "0 " + std::to_string(::getegid()) + " 1");
-  WriteProcFile(pid, "uid_map", "0 " + std::to_string(uid) + " 1");
+  if (!uid) WriteProcFile(pid, "setgroups", "deny");
+  WriteProcFile(pid, "gid_map", "0 " + std::to_string(uid.value_or(::getegid())) + " 1");
+  WriteProcFile(pid, "uid_map", "0 " + std::to_string(uid.value_or(::geteuid())) + " 1");
 }
 
 [[noreturn]] void ThrowCloneError(int code) {
@@ -101,7 +96,7 @@ void WriteIdMaps(pid_t pid) {
 
 }  // namespace
 
-ChildProcess SpawnChild(const std::string& executable, const std::string& title) {
+ChildProcess SpawnChild(const std::string& executable, const std::string& title, const Birthplace& place) {
   OwnFd program(::open(executable.c_str(), O_PATH | O_CLOEXEC));
   if (!program.valid()) ThrowErrno("find " + executable + " (is Bulkhead installed completely?)");
   OwnFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
@@ -116,6 +111,10 @@ ChildProcess SpawnChild(const std::string& executable, const std::string& title)
   clone.flags = kNamespaces | CLONE_PIDFD;
   clone.pidfd = reinterpret_cast<uint64_t>(&pidfd);
   clone.exit_signal = SIGCHLD;
+  if (place.cgroup.valid()) {
+    clone.flags |= CLONE_INTO_CGROUP;
+    clone.cgroup = static_cast<uint64_t>(place.cgroup.get());
+  }
   const auto pid = static_cast<pid_t>(::syscall(SYS_clone3, &clone, sizeof clone));
   if (pid < 0) ThrowCloneError(errno);
   if (pid == 0) {
@@ -124,7 +123,7 @@ ChildProcess SpawnChild(const std::string& executable, const std::string& title)
   }
   ChildProcess child{.pid = pid, .pidfd = OwnFd(pidfd), .control = std::move(ours), .log = std::move(log_read)};
   try {
-    WriteIdMaps(pid);
+    WriteIdMaps(pid, place.uid);
   } catch (...) {
     go_write.Close();
     ::waitpid(pid, nullptr, 0);

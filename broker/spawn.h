@@ -5,15 +5,18 @@
 
 #include <sys/types.h>
 
+#include <optional>
 #include <string>
 
 #include "ipc/fd.h"
 
 namespace bulkhead::broker {
 
-// Outer user ids that children get when the broker runs as root: kChildUidBase + process id, so that no two live
-// processes share one. The range is far above what distributions hand out.
-inline constexpr uint32_t kChildUidBase = 0x7000'0000;
+// Where on the host a process is born.
+struct Birthplace {
+  OwnFd cgroup;                 // directory; invalid: the broker's own
+  std::optional<uint32_t> uid;  // and group id, outside of its user namespace; none: the broker's own
+};
 
 struct ChildProcess {
   pid_t pid = -1;
@@ -24,6 +27,6 @@ struct ChildProcess {
 
 // `executable` is the file of the child's kind; `title` becomes argv[0]. Throws FatalError, naming what the host
 // forbids (user namespaces) and how to allow it.
-ChildProcess SpawnChild(const std::string& executable, const std::string& title);
+ChildProcess SpawnChild(const std::string& executable, const std::string& title, const Birthplace& place);
 
 }  // namespace bulkhead::broker

@@ -2,6 +2,8 @@
 #include "broker/vm_run.h"
 
 #include <cstdio>
+#include <set>
+#include <utility>
 
 #include "broker/plain_line.h"
 #include "ipc/platform.h"
@@ -17,6 +19,14 @@ constexpr uint32_t kExitSpinNs = 50'000;
 constexpr auto kQuiesceTime = 5 * kj::SECONDS;
 
 }  // namespace
+
+VmEnd::VmEnd(control::ExitReport::Kind end_kind, std::string end_detail)
+    : kind(end_kind), detail(std::move(end_detail)) {}
+VmEnd::VmEnd(const VmEnd&) = default;
+VmEnd::VmEnd(VmEnd&&) noexcept = default;
+VmEnd& VmEnd::operator=(const VmEnd&) = default;
+VmEnd& VmEnd::operator=(VmEnd&&) noexcept = default;
+VmEnd::~VmEnd() = default;
 
 class VmRun::MachineControlServer final : public control::MachineControl::Server {
  public:
@@ -38,13 +48,15 @@ class VmRun::DeviceHostServer final : public control::DeviceHost::Server {
  public:
   DeviceHostServer(VmRun& run, size_t index) : run_(run), index_(index) {}
   kj::Promise<void> grants(GrantsContext context) override {
+    // Each answer costs this process descriptors.
+    if (std::exchange(granted_, true)) return Failure("already granted");
     run_.FillDeviceGrants(index_, context.getResults().initGrants());
     return kj::READY_NOW;
   }
   kj::Promise<void> ready(ReadyContext context) override {
     DeviceProcess& process = run_.devices_[index_];
     if (process.device || process.dead) return Failure("already ready");
-    if (auto ready = process.child->SetReady(context.getParams().getSandbox().getViolations()); !ready.ok()) {
+    if (auto ready = run_.TakeReport(*process.child, context.getParams().getSandbox()); !ready.ok()) {
       return Failure(ready.error().message);
     }
     process.device = context.getParams().getDevice();
@@ -55,24 +67,26 @@ class VmRun::DeviceHostServer final : public control::DeviceHost::Server {
  private:
   VmRun& run_;
   size_t index_;
+  bool granted_ = false;
 };
 
 class VmRun::RunnerHostServer final : public control::RunnerHost::Server {
  public:
   explicit RunnerHostServer(VmRun& run) : run_(run) {}
   kj::Promise<void> grants(GrantsContext context) override {
+    if (std::exchange(granted_, true)) return Failure("already granted");
     run_.FillRunnerGrants(context.getResults().initGrants());
     return kj::READY_NOW;
   }
   kj::Promise<void> device(DeviceContext context) override {
     const uint32_t index = context.getParams().getIndex();
-    if (index >= run_.devices_.size()) return Failure("no such device");
+    if (index >= run_.devices_.size() || !told_.insert(index).second) return Failure("no such device");
     run_.devices_[index].wiring->Describe(context.getResults().initWiring());
     return kj::READY_NOW;
   }
   kj::Promise<void> ready(ReadyContext context) override {
     if (run_.runner_) return Failure("already ready");
-    if (auto ready = run_.runner_process_->SetReady(context.getParams().getSandbox().getViolations()); !ready.ok()) {
+    if (auto ready = run_.TakeReport(*run_.runner_process_, context.getParams().getSandbox()); !ready.ok()) {
       return Failure(ready.error().message);
     }
     run_.runner_ = context.getParams().getRunner();
@@ -98,9 +112,12 @@ class VmRun::RunnerHostServer final : public control::RunnerHost::Server {
 
  private:
   VmRun& run_;
+  bool granted_ = false;
+  std::set<uint32_t> told_;  // devices
 };
 
-VmRun::VmRun(kj::AsyncIoContext& io, const std::string& helpers, const VmSettings& settings, const OwnFd& kvm)
+VmRun::VmRun(kj::AsyncIoContext& io, const std::string& helpers, const VmSettings& settings, const OwnFd& kvm,
+             const PlaceFor& place_for)
     : io_(io),
       settings_(settings),
       kvm_(kvm),
@@ -117,11 +134,11 @@ VmRun::VmRun(kj::AsyncIoContext& io, const std::string& helpers, const VmSetting
   }
   not_ready_ = process_count();
   runner_process_ = std::make_unique<Child>(io, helpers + "/bulkhead-vcpu-runner", settings.name, "vcpu-runner",
-                                            kj::heap<RunnerHostServer>(*this));
+                                            kj::heap<RunnerHostServer>(*this), place_for("vcpu-runner"));
   for (size_t i = 0; i < devices_.size(); ++i) {
     const DevicePlan& plan = *devices_[i].plan;
     devices_[i].child = std::make_unique<Child>(io, helpers + "/" + plan.executable, settings.name, plan.name,
-                                                kj::heap<DeviceHostServer>(*this, i));
+                                                kj::heap<DeviceHostServer>(*this, i), place_for(plan.name));
   }
   Supervise();
 }
@@ -279,6 +296,21 @@ void VmRun::FillRunnerGrants(control::RunnerGrants::Builder out) const {
   out.setExitDeadlineNs(static_cast<uint64_t>(settings_.exit_deadline_ns));
   out.initSandbox().setReportViolations(runner_process_->reports_violations());
   out.setSpinNs(kExitSpinNs);
+}
+
+Result<void> VmRun::TakeReport(Child& child, control::SandboxReport::Reader report) {
+  has_landlock_ = has_landlock_ && report.getHasLandlock();
+  return child.SetReady(report.getViolations());
+}
+
+std::vector<std::string> VmRun::MissingWalls() const {
+  std::vector<std::string> missing;
+  if (!has_landlock_)
+    missing.push_back("Landlock (this kernel has none, or it is not in its list of security modules)");
+  if (!runner_process_->reports_violations()) {
+    missing.push_back("reports of forbidden system calls (this kernel or its settings forbid pidfd_getfd)");
+  }
+  return missing;
 }
 
 void VmRun::Describe(capnp::List<control::ProcessReport>::Builder out) const {

@@ -5,6 +5,7 @@
 
 #include <kj/async.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,15 +18,27 @@
 
 namespace bulkhead::broker {
 
+// Not an aggregate: inlined into KJ's promises, g++ 12 takes the string of one that is not there for uninitialized.
 struct VmEnd {
-  control::ExitReport::Kind kind = control::ExitReport::Kind::FAILURE;
+  VmEnd(control::ExitReport::Kind kind, std::string detail);
+  VmEnd(const VmEnd& other);
+  VmEnd(VmEnd&& other) noexcept;
+  VmEnd& operator=(const VmEnd& other);
+  VmEnd& operator=(VmEnd&& other) noexcept;
+  ~VmEnd();
+
+  control::ExitReport::Kind kind;
   std::string detail;
 };
 
 class VmRun {
  public:
+  // Where a process of this name is born.
+  using PlaceFor = std::function<Birthplace(const std::string& process)>;
+
   // `helpers` is the directory of the children's executables. Starts all children; throws FatalError.
-  VmRun(kj::AsyncIoContext& io, const std::string& helpers, const VmSettings& settings, const OwnFd& kvm);
+  VmRun(kj::AsyncIoContext& io, const std::string& helpers, const VmSettings& settings, const OwnFd& kvm,
+        const PlaceFor& place_for);
   ~VmRun();
 
   // Waits until every process is locked down and the kernel is loaded; the guest is paused then. Throws a Failure with
@@ -46,6 +59,8 @@ class VmRun {
   void Attach(size_t device, uint8_t port, OwnFd connection);
 
   void Describe(capnp::List<control::ProcessReport>::Builder out) const;
+  // Which walls of the sandbox this host does not have for the children, a line each. Known once prepared.
+  std::vector<std::string> MissingWalls() const;
   unsigned process_count() const { return static_cast<unsigned>(devices_.size() + 1); }
 
  private:
@@ -63,6 +78,7 @@ class VmRun {
   void FillMemory(control::MemoryGrant::Builder out) const;
   void FillDeviceGrants(size_t index, control::DeviceGrants::Builder out);
   void FillRunnerGrants(control::RunnerGrants::Builder out) const;
+  Result<void> TakeReport(Child& child, control::SandboxReport::Reader report);
   void Supervise();
   kj::Promise<void> WatchStops();
   void DeviceDied(size_t index, const std::string& how);
@@ -82,6 +98,7 @@ class VmRun {
   kj::PromiseFulfillerPair<VmEnd> end_;
   kj::ForkedPromise<VmEnd> ended_;
   bool running_ = false;
+  bool has_landlock_ = true;
   kj::Canceler calls_;  // of the VM's user, who may wait for one as this ends
   std::optional<kj::TaskSet> tasks_;
   struct TaskErrors final : kj::TaskSet::ErrorHandler {

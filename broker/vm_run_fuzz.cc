@@ -65,7 +65,7 @@ class Vm {
  public:
   explicit Vm(uint8_t flags) : settings_(MakeSettings(flags)) {
     processes = &processes_;
-    run_.emplace(Loop(), "/nowhere", settings_, kvm_);
+    run_.emplace(Loop(), "/nowhere", settings_, kvm_, [](const std::string&) { return Birthplace(); });
     calls_.emplace(ignore_);
     calls_->add(run_->WhenEnded().then([](VmEnd end) { Require(IsPlain(end.detail)); }));
   }
@@ -164,7 +164,7 @@ class Vm {
 }  // namespace
 
 // In place of broker/spawn.cc: no process, but what the broker sees of one.
-ChildProcess SpawnChild(const std::string&, const std::string&) {
+ChildProcess SpawnChild(const std::string&, const std::string&, const Birthplace&) {
   auto [ours, theirs] = MakeSocketPair();
   std::array<int, 2> log;
   Require(::pipe2(log.data(), O_CLOEXEC | O_NONBLOCK) == 0);

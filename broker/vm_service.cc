@@ -2,6 +2,7 @@
 #include "broker/vm_service.h"
 
 #include <fcntl.h>
+#include <fmt/ranges.h>
 #include <linux/landlock.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -93,6 +94,7 @@ VmService::VmService(kj::AsyncIoContext& io, std::string helpers, VmSettings set
       helpers_(std::move(helpers)),
       settings_(std::move(settings)),
       kvm_(OpenKvm()),
+      uids_(settings_.uids),
       end_(kj::newPromiseAndFulfiller<VmEnd>()),
       ended_(end_.promise.fork()) {}
 
@@ -100,8 +102,18 @@ VmService::~VmService() { RemoveControlSocket(); }
 
 void VmService::Prepare() {
   started_at_unix_ = std::time(nullptr);
-  run_ = std::make_unique<VmRun>(io_, helpers_, settings_, kvm_);
+  cgroup_.emplace(PlanCgroup(settings_), FindCgroupPlace(ReadCgroupTree()));
+  run_ = std::make_unique<VmRun>(io_, helpers_, settings_, kvm_, [this](const std::string& process) {
+    return Birthplace{.cgroup = cgroup_->OpenLeaf(process), .uid = uids_.Take()};
+  });
   run_->Prepare();
+  missing_walls_ = run_->MissingWalls();
+  for (const std::string& missing : {cgroup_->missing(), uids_.missing()}) {
+    if (!missing.empty()) missing_walls_.push_back(missing);
+  }
+  if (settings_.require_full_sandbox && !missing_walls_.empty()) {
+    throw FatalError(fmt::format("--require-sandbox full: this host lacks {}", fmt::join(missing_walls_, "; ")));
+  }
   prepared_ = true;
   OpenControlSocket();
   // They outlive a boot, as what they lead to does.
@@ -119,6 +131,7 @@ void VmService::Prepare() {
   settings_.initrd.Close();
   std::vector<PathRight> rights;
   if (runtime_dir_.valid()) rights.push_back({runtime_dir_.get(), LANDLOCK_ACCESS_FS_REMOVE_FILE});
+  if (cgroup_->parent() >= 0) rights.push_back({cgroup_->parent(), LANDLOCK_ACCESS_FS_REMOVE_DIR});
   LockDown(rights);
 }
 
@@ -128,9 +141,15 @@ VmEnd VmService::RunToEnd() {
   state_ = "stopping";
   run_->Finish(end);
   run_.reset();
+  cgroup_->Remove();
   RemoveControlSocket();
   End(end);
   return end;
+}
+
+void VmService::Abandon() {
+  if (cgroup_) cgroup_->Remove();
+  RemoveControlSocket();
 }
 
 void VmService::End(VmEnd end) {

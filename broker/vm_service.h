@@ -8,7 +8,10 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "broker/cgroup.h"
+#include "broker/child_uids.h"
 #include "broker/listener.h"
 #include "broker/vm_run.h"
 
@@ -26,6 +29,10 @@ class VmService {
   // Runs the VM until it ends.
   VmEnd RunToEnd();
   void Kill() { End({control::ExitReport::Kind::KILLED, ""}); }
+  // Leaves nothing behind; for who is about to end this process while the VM is starting.
+  void Abandon();
+  // Which walls of the sandbox this VM does without, since the host has them not. Known once prepared.
+  const std::vector<std::string>& missing_walls() const { return missing_walls_; }
 
   control::VmControl::Client MakeControl();
 
@@ -44,6 +51,9 @@ class VmService {
   std::string helpers_;
   VmSettings settings_;
   OwnFd kvm_;
+  ChildUids uids_;
+  std::vector<std::string> missing_walls_;
+  std::optional<VmCgroup> cgroup_;  // ends after those who live in it
   std::unique_ptr<VmRun> run_;
   bool prepared_ = false;
   std::string state_ = "starting";

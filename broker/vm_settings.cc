@@ -13,6 +13,9 @@ constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kMinMemory = 16 * platform::kMiB;
 constexpr uint64_t kMaxMemory = 4096 * platform::kGiB;
 constexpr size_t kMaxNameBytes = 48;
+constexpr uint64_t kMinLimit = 64 * platform::kMiB;
+constexpr uint32_t kMinCpuThousandths = 10;
+constexpr uint64_t kMinIoBytes = 65536;
 // Long enough that a host which is merely busy never gives a guest a wrong value.
 constexpr int64_t kDefaultExitDeadlineNs = 5'000'000'000;
 
@@ -25,6 +28,30 @@ void CheckName(const std::string& name) {
   const bool ok = !name.empty() && name.size() <= kMaxNameBytes && name[0] != '.' && name[0] != '-' &&
                   std::all_of(name.begin(), name.end(), plain);
   if (!ok) throw FatalError("VM name: use 1 to 48 letters, digits, '.', '_' and '-', starting with a letter or digit");
+}
+
+// What the kernel would refuse, or what would stop every guest.
+VmLimits TakeLimits(control::VmLimits::Reader config) {
+  const VmLimits limits{.memory_bytes = config.getMemoryBytes(),
+                        .cpu_thousandths = config.getCpuThousandths(),
+                        .tasks = config.getTasks(),
+                        .io_bytes_per_second = config.getIoBytesPerSecond()};
+  if (limits.memory_bytes != 0 && (limits.memory_bytes < kMinLimit || limits.memory_bytes > 2 * kMaxMemory)) {
+    throw FatalError("--limit memory: use 64 MiB to 8 TiB");
+  }
+  if (limits.cpu_thousandths != 0 && limits.cpu_thousandths < kMinCpuThousandths) {
+    throw FatalError("--limit cpu: use at least 1% of a processor");
+  }
+  if (limits.io_bytes_per_second != 0 && limits.io_bytes_per_second < kMinIoBytes) {
+    throw FatalError("--limit io: use at least 64 KiB a second");
+  }
+  return limits;
+}
+
+UidRange TakeUids(uint32_t first, uint32_t count) {
+  // 0 is root, the last number is none, and both are easily written by mistake.
+  if (first == 0 || uint64_t{first} + count > UINT32_MAX) throw FatalError("--uids: use ids from 1 to 4294967294");
+  return {first, count};
 }
 
 OwnFd TakeOptional(control::File::Client file, bool present, kj::WaitScope& wait) {
@@ -56,6 +83,9 @@ VmSettings TakeSettings(control::VmConfig::Reader config, kj::WaitScope& wait) {
   settings.exit_deadline_ns =
       config.getExitDeadlineMs() != 0 ? int64_t{config.getExitDeadlineMs()} * 1'000'000 : kDefaultExitDeadlineNs;
   settings.runtime_dir = config.getRuntimeDir().cStr();
+  settings.limits = TakeLimits(config.getLimits());
+  if (config.getUidCount() != 0) settings.uids = TakeUids(config.getFirstUid(), config.getUidCount());
+  settings.require_full_sandbox = config.getRequireFullSandbox();
   settings.devices = PlanDevices(config, wait);
   return settings;
 }

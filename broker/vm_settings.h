@@ -7,9 +7,20 @@
 #include <string>
 #include <vector>
 
+#include "broker/child_uids.h"
 #include "broker/device_plan.h"
 
 namespace bulkhead::broker {
+
+// What the user limits the VM's processes to, all together; 0: the default.
+struct VmLimits {
+  uint64_t memory_bytes = 0;
+  uint32_t cpu_thousandths = 0;
+  uint32_t tasks = 0;
+  uint64_t io_bytes_per_second = 0;
+
+  bool any() const { return memory_bytes != 0 || cpu_thousandths != 0 || tasks != 0 || io_bytes_per_second != 0; }
+};
 
 struct VmSettings {
   std::string name;
@@ -23,6 +34,9 @@ struct VmSettings {
   bool keep_on_device_failure = false;
   int64_t exit_deadline_ns = 0;
   std::string runtime_dir;
+  std::optional<UidRange> uids;  // none: the default range
+  bool require_full_sandbox = false;
+  VmLimits limits;
   std::vector<std::unique_ptr<DevicePlan>> devices;
 };
 

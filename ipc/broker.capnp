@@ -49,6 +49,9 @@ struct VmConfig {
   exitDeadlineMs @13 :UInt32;          # 0: default
   runtimeDir @14 :Text;                # where the control socket NAME.sock goes
   limits @15 :VmLimits;
+  firstUid @16 :UInt32;                # started by root: the ids that its processes get
+  uidCount @17 :UInt32;                # 0: the default range
+  requireFullSandbox @18 :Bool;        # else a host without all walls is only told of
 }
 
 struct ExitReport {
@@ -91,7 +94,8 @@ interface VmControl {
 
 interface Broker {
   # The bootstrap of the launcher's own connection. The VM lives no longer than this connection.
-  createVm @0 (config :VmConfig) -> (vm :VmControl);   # returns when every process is locked down and the
+  createVm @0 (config :VmConfig) -> (vm :VmControl, missingWalls :List(Text));
+                                                       # returns when every process is locked down and the
                                                        # kernel is loaded; the VM is paused then
   probe @1 () -> (report :ProbeReport);                # what this host's KVM can do, by trying
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "broker/launcher/config_file.h"
 
+#include <fmt/format.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -19,12 +20,12 @@
 namespace bulkhead::launcher {
 namespace {
 
-enum class Shape { kText, kSize, kNumber, kSwitch, kDisks, kStream };
+enum class Shape { kText, kSize, kNumber, kSwitch, kDisks, kStream, kLimits };
 struct Key {
   const char* name;
   Shape shape;
 };
-constexpr std::array<Key, 14> kKeys{{{"name", Shape::kText},
+constexpr std::array<Key, 17> kKeys{{{"name", Shape::kText},
                                      {"memory", Shape::kSize},
                                      {"cpus", Shape::kNumber},
                                      {"kernel", Shape::kText},
@@ -37,7 +38,10 @@ constexpr std::array<Key, 14> kKeys{{{"name", Shape::kText},
                                      {"display", Shape::kText},
                                      {"reboot", Shape::kSwitch},
                                      {"on-device-failure", Shape::kText},
-                                     {"exit-deadline", Shape::kNumber}}};
+                                     {"exit-deadline", Shape::kNumber},
+                                     {"limit", Shape::kLimits},
+                                     {"uids", Shape::kText},
+                                     {"require-sandbox", Shape::kText}}};
 
 const Key* FindKey(const std::string& name) {
   const auto found = std::find_if(kKeys.begin(), kKeys.end(), [&](const Key& key) { return name == key.name; });
@@ -64,6 +68,17 @@ std::string DiskWords(const toml::value& table) {
   return file + words;
 }
 
+// {memory = "4G", cpu = 1.5} as --limit's "memory=4G,cpu=1.5".
+std::string LimitWords(const toml::value& table) {
+  std::string words;
+  for (const auto& [key, value] : table.as_table()) {
+    const std::string text = value.is_floating() ? fmt::format("{}", value.as_floating()) : Text(value);
+    words += (words.empty() ? "" : ",") + key + "=" + text;
+  }
+  if (words.empty()) throw UsageError("a limit is needed, such as {memory = \"4G\"}");
+  return words;
+}
+
 // The values of one key as --KEY=VALUE, each checked here, where the line in the file is known.
 std::vector<std::string> Words(const Key& key, const toml::value& value) {
   const std::string option = std::string("--") + key.name;
@@ -84,6 +99,12 @@ std::vector<std::string> Words(const Key& key, const toml::value& value) {
       add(value);
     }
     return words;
+  }
+  if (key.shape == Shape::kLimits) {
+    const std::string text = value.is_table() ? LimitWords(value) : Text(value);
+    LimitOptions checked;
+    ParseLimits(text, checked);
+    return {option + "=" + text};
   }
   const std::string text = Text(value);
   if (text.empty()) return {};  // as good as not there

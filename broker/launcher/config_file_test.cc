@@ -96,6 +96,18 @@ queues = 2
   EXPECT_EQ(run.disks[1].queues, 2u);
 }
 
+TEST_F(ConfigFile, LimitsMayBeATable) {
+  const std::string table = "kernel = \"k\"\nlimit = { memory = \"4G\", cpu = 1.5, pids = 500 }\n";
+  const LimitOptions limits = RunWith(table).limits;
+  EXPECT_EQ(limits.memory_bytes, uint64_t{4} << 30);
+  EXPECT_EQ(limits.cpu_thousandths, 1500U);
+  EXPECT_EQ(limits.tasks, 500U);
+  EXPECT_EQ(RunWith("kernel = \"k\"\nlimit = \"cpu=150%\"\n").limits.cpu_thousandths, 1500U);
+  EXPECT_EQ(RunWith(table, {"--limit", "pids=600"}).limits.tasks, 600U);
+  EXPECT_TRUE(Has(ErrorOf("\nlimit = { cpus = 2 }\n"), "line 2, limit: --limit: unknown word 'cpus'"));
+  EXPECT_TRUE(Has(ErrorOf("limit = {}\n"), "line 1, limit: a limit is needed"));
+}
+
 TEST_F(ConfigFile, TheCommandLineWinsAndAddsDisks) {
   const RunOptions run = RunWith("kernel = 'k'\nmemory = 512\ndisk = 'a.img'\n", {"-m", "1G", "--disk", "b.img"});
   EXPECT_EQ(run.memory_bytes, uint64_t{1} << 30);

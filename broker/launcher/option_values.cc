@@ -16,10 +16,48 @@ constexpr uint64_t kPageBytes = 4096;
 constexpr size_t kMaxNameBytes = 48;
 constexpr size_t kMaxSerialBytes = 20;  // virtio 1.2 §5.2.6: VIRTIO_BLK_T_GET_ID
 constexpr uint32_t kMaxCpus = 64;
+constexpr uint64_t kMinLimit = uint64_t{64} << 20;
+constexpr uint64_t kMaxLimit = uint64_t{8} << 40;
+constexpr uint64_t kMaxTasks = 4194304;      // of Linux: PID_MAX_LIMIT
+constexpr uint64_t kMinIoBytes = 64 << 10;   // less would stop every guest
+constexpr uint32_t kMinCpuThousandths = 10;  // the least quota that the kernel takes
+constexpr uint64_t kMaxLimitCpus = 8192;     // as many as Linux knows
 
 bool ParseNumber(std::string_view text, uint64_t& value) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   return error == std::errc() && end == text.data() + text.size() && !text.empty();
+}
+
+// A number with K, M, G or T behind it, without one of them shifted by `plain_shift`.
+bool ParseSize(std::string_view text, unsigned plain_shift, uint64_t& bytes) {
+  static const std::map<char, unsigned> kShifts{{'K', 10}, {'M', 20}, {'G', 30}, {'T', 40}};
+  if (text.empty()) return false;
+  unsigned shift = plain_shift;
+  const auto suffix = kShifts.find(static_cast<char>(std::toupper(static_cast<unsigned char>(text.back()))));
+  if (suffix != kShifts.end()) {
+    shift = suffix->second;
+    text.remove_suffix(1);
+  }
+  uint64_t number = 0;
+  if (!ParseNumber(text, number) || number > (~uint64_t{0} >> shift)) return false;
+  bytes = number << shift;
+  return true;
+}
+
+// "150%", "2" or "1.5" processors, in thousandths, which the rest of a fraction is below.
+bool ParseProcessors(std::string_view text, uint32_t& thousandths) {
+  const bool percent = text.ends_with('%');
+  if (percent) text.remove_suffix(1);
+  const size_t point = std::min(text.find('.'), text.size());
+  const std::string_view fraction = text.substr(std::min(point + 1, text.size()));
+  uint64_t whole = 0, part = 0;
+  if (!ParseNumber(text.substr(0, point), whole) || whole > kMaxLimitCpus * 100) return false;
+  if (point != text.size() && (!ParseNumber(fraction, part) || fraction.size() > 3)) return false;
+  for (size_t digits = fraction.size(); digits < 3; ++digits) part *= 10;
+  const uint64_t all = (whole * 1000 + part) / (percent ? 100 : 1);
+  if (all < kMinCpuThousandths || all > kMaxLimitCpus * 1000) return false;
+  thousandths = static_cast<uint32_t>(all);
+  return true;
 }
 
 bool ParseSwitch(const std::string& key, const std::string& value) {
@@ -71,23 +109,10 @@ std::vector<std::string> SplitAtCommas(const std::string& text) {
 }
 
 bool TakesValue(const std::string& word) {
-  static const std::set<std::string> kWords{"-m",
-                                            "-c",
-                                            "--name",
-                                            "--memory",
-                                            "--cpus",
-                                            "--kernel",
-                                            "--initrd",
-                                            "--append",
-                                            "--disk",
-                                            "--console",
-                                            "--display",
-                                            "--virtio-console",
-                                            "--config",
-                                            "--timeout",
-                                            "--debug-console",
-                                            "--exit-deadline",
-                                            "--on-device-failure"};
+  static const std::set<std::string> kWords{
+      "-m",       "-c",        "--name",          "--memory",        "--cpus",    "--kernel",
+      "--initrd", "--append",  "--disk",          "--console",       "--display", "--virtio-console",
+      "--config", "--timeout", "--debug-console", "--exit-deadline", "--limit",   "--on-device-failure"};
   return kWords.count(word) != 0;
 }
 
@@ -112,19 +137,10 @@ bool TakesValue(const std::string& word) {
 }  // namespace
 
 uint64_t ParseMemory(const std::string& text) {
-  const std::string wrong = "-m: '" + text + "' is not a size; write it like 512 (MiB), 512M or 2G";
-  if (text.empty()) throw UsageError(wrong);
-  static const std::map<char, unsigned> kShifts{{'K', 10}, {'M', 20}, {'G', 30}, {'T', 40}};
-  std::string_view digits = text;
-  unsigned shift = 20;
-  const auto suffix = kShifts.find(static_cast<char>(std::toupper(static_cast<unsigned char>(text.back()))));
-  if (suffix != kShifts.end()) {
-    shift = suffix->second;
-    digits.remove_suffix(1);
+  uint64_t bytes = 0;
+  if (!ParseSize(text, 20, bytes)) {
+    throw UsageError("-m: '" + text + "' is not a size; write it like 512 (MiB), 512M or 2G");
   }
-  uint64_t number = 0;
-  if (!ParseNumber(digits, number) || number > (~uint64_t{0} >> shift)) throw UsageError(wrong);
-  const uint64_t bytes = number << shift;
   if (bytes < kMinMemory) throw UsageError("-m: " + text + " is too little; a guest needs at least 16 MiB");
   if (bytes % kPageBytes != 0) throw UsageError("-m: " + text + " is not a whole number of 4 KiB pages");
   return bytes;
@@ -141,6 +157,50 @@ DiskOption ParseDisk(const std::string& text) {
     SetDiskWord(disk, words[i].substr(0, equals), equals == std::string::npos ? "" : words[i].substr(equals + 1));
   }
   return disk;
+}
+
+void ParseUids(const std::string& text, RunOptions& run) {
+  const size_t dash = text.find('-');
+  uint64_t first = 0, last = 0;
+  const bool numbers =
+      dash != std::string::npos && ParseNumber(text.substr(0, dash), first) && ParseNumber(text.substr(dash + 1), last);
+  if (!numbers || first == 0 || last < first || last >= UINT32_MAX) {
+    throw UsageError("--uids: '" + text + "' is no range of user ids; write FIRST-LAST, such as 2000000-2065535");
+  }
+  run.first_uid = static_cast<uint32_t>(first);
+  run.uid_count = static_cast<uint32_t>(last - first + 1);
+}
+
+void ParseLimits(const std::string& text, LimitOptions& limits) {
+  for (const std::string& word : SplitAtCommas(text)) {
+    const size_t equals = std::min(word.find('='), word.size());
+    const std::string key = word.substr(0, equals);
+    const std::string value = equals == word.size() ? "" : word.substr(equals + 1);
+    const std::string wrong = "--limit: " + key + "='" + value + "' is not ";
+    uint64_t number = 0;
+    if (key == "memory") {
+      if (!ParseSize(value, 20, number) || number < kMinLimit || number > kMaxLimit) {
+        throw UsageError(wrong + "a size from 64M to 8T, such as 512 (MiB), 512M or 2G");
+      }
+      limits.memory_bytes = number;
+    } else if (key == "cpu") {
+      if (!ParseProcessors(value, limits.cpu_thousandths)) {
+        throw UsageError(wrong + "a number of processors such as 2, 1.5 or 150%, and at least 1%");
+      }
+    } else if (key == "pids") {
+      if (!ParseNumber(value, number) || number < 1 || number > kMaxTasks) {
+        throw UsageError(wrong + "a number from 1 to " + std::to_string(kMaxTasks));
+      }
+      limits.tasks = static_cast<uint32_t>(number);
+    } else if (key == "io") {
+      if (!ParseSize(value, 0, number) || number < kMinIoBytes) {
+        throw UsageError(wrong + "a number of bytes a second, at least 64K, such as 10M");
+      }
+      limits.io_bytes_per_second = number;
+    } else {
+      throw UsageError("--limit: unknown word '" + key + "'; known are memory, cpu, pids and io");
+    }
+  }
 }
 
 uint32_t ParseCpus(const std::string& text) {

@@ -62,6 +62,9 @@ struct Raw {
   std::string display = "none";
   std::string on_device_failure = "keep";
   std::string config;
+  std::vector<std::string> limits;
+  std::string uids;
+  std::string require_sandbox = "none";
 };
 
 void AddRunOptions(CLI::App& app, RunOptions& run, Raw& raw) {
@@ -91,6 +94,17 @@ void AddRunOptions(CLI::App& app, RunOptions& run, Raw& raw) {
       ->type_name("WORD");
   app.add_option("--exit-deadline", run.exit_deadline_ms, "milliseconds a vCPU waits for a device (default 5000)")
       ->type_name("N");
+  app.add_option("--limit", raw.limits,
+                 "what all of the VM's processes may use, any of memory=SIZE, cpu=2 or cpu=150%, pids=N, "
+                 "io=BYTES_PER_SECOND (default: as much as a guest of this memory can need)")
+      ->type_name("WORDS")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  app.add_option("--uids", raw.uids,
+                 "as root: the user ids that its processes get, one each (default: 1879048192-1895825407)")
+      ->type_name("FIRST-LAST");
+  app.add_option("--require-sandbox", raw.require_sandbox,
+                 "full: do not start where this host lacks a wall of the sandbox; none (default): only say so")
+      ->type_name("WORD");
   app.add_option("--config", raw.config, "read options from a TOML file; the command line wins")->type_name("FILE");
   app.footer(kRunHelp);
 }
@@ -103,6 +117,7 @@ void FinishRun(RunOptions& run, const Raw& raw) {
   if (run.kernel.empty())
     throw UsageError("give a kernel with --kernel FILE: this version has no firmware to boot a disk by");
   for (const std::string& disk : raw.disks) run.disks.push_back(ParseDisk(disk));
+  for (const std::string& limit : raw.limits) ParseLimits(limit, run.limits);
   run.console = ParseStream("--console", raw.console);
   if (!raw.virtio_console.empty()) run.virtio_console = ParseStream("--virtio-console", raw.virtio_console);
   run.debug_console = ParseStream("--debug-console", raw.debug_console);
@@ -118,6 +133,11 @@ void FinishRun(RunOptions& run, const Raw& raw) {
   if (raw.on_device_failure != "stop" && raw.on_device_failure != "keep") {
     throw UsageError("--on-device-failure: '" + raw.on_device_failure + "' is neither stop nor keep");
   }
+  if (raw.require_sandbox != "full" && raw.require_sandbox != "none") {
+    throw UsageError("--require-sandbox: '" + raw.require_sandbox + "' is neither full nor none");
+  }
+  run.require_full_sandbox = raw.require_sandbox == "full";
+  if (!raw.uids.empty()) ParseUids(raw.uids, run);
   run.keep_on_device_failure = raw.on_device_failure == "keep";
 }
 

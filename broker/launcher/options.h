@@ -30,6 +30,14 @@ struct DiskOption {
   uint16_t queues = 0;  // 0: one for each vCPU
 };
 
+// Of all processes of a VM together; 0: the default.
+struct LimitOptions {
+  uint64_t memory_bytes = 0;
+  uint32_t cpu_thousandths = 0;  // of a processor
+  uint32_t tasks = 0;
+  uint64_t io_bytes_per_second = 0;
+};
+
 struct RunOptions {
   std::string name;
   uint64_t memory_bytes = uint64_t{128} << 20;
@@ -44,6 +52,10 @@ struct RunOptions {
   bool reboot = false;
   bool keep_on_device_failure = true;
   uint32_t exit_deadline_ms = 0;  // 0: the broker's default
+  LimitOptions limits;
+  uint32_t first_uid = 0;  // with uid_count, what --uids names
+  uint32_t uid_count = 0;  // 0: the broker's default
+  bool require_full_sandbox = false;
 };
 
 struct VmCommandOptions {
@@ -75,6 +87,9 @@ CommandLine ParseCommandLine(std::vector<std::string> arguments);
 uint64_t ParseMemory(const std::string& text);  // "512" is MiB; K, M, G, T
 uint32_t ParseCpus(const std::string& text);    // "4", and QEMU's "cpus=4"
 DiskOption ParseDisk(const std::string& text);  // "FILE,word,word=value"; a comma in FILE is written twice
+// "memory=SIZE,cpu=PERCENT%|PROCESSORS,pids=N,io=BYTES", any of them, into what it names.
+void ParseUids(const std::string& text, RunOptions& run);  // "FIRST-LAST"
+void ParseLimits(const std::string& text, LimitOptions& limits);
 StreamOption ParseStream(const std::string& what, const std::string& text);
 void CheckName(const std::string& name);
 std::string DoubleCommas(std::string path);

@@ -197,6 +197,73 @@ TEST(UnknownWords, GetOneLineWithASuggestion) {
   }
 }
 
+LimitOptions LimitsOf(const std::string& text) { return RunWith({"--limit", text}).run.limits; }
+
+TEST(Limits, AreNoneUnlessGiven) {
+  const LimitOptions limits = RunWith({}).run.limits;
+  EXPECT_EQ(limits.memory_bytes, 0U);
+  EXPECT_EQ(limits.cpu_thousandths, 0U);
+  EXPECT_EQ(limits.tasks, 0U);
+  EXPECT_EQ(limits.io_bytes_per_second, 0U);
+}
+
+TEST(Limits, TakeAnyOfTheirWords) {
+  const LimitOptions limits = LimitsOf("memory=4G,cpu=1.5,pids=500,io=10M");
+  EXPECT_EQ(limits.memory_bytes, uint64_t{4} << 30);
+  EXPECT_EQ(limits.cpu_thousandths, 1500U);
+  EXPECT_EQ(limits.tasks, 500U);
+  EXPECT_EQ(limits.io_bytes_per_second, uint64_t{10} << 20);
+  EXPECT_EQ(LimitsOf("memory=512").memory_bytes, uint64_t{512} << 20);
+  EXPECT_EQ(LimitsOf("io=1000000").io_bytes_per_second, 1000000U);
+}
+
+TEST(Limits, OfProcessorsAreANumberOrPercent) {
+  EXPECT_EQ(LimitsOf("cpu=2").cpu_thousandths, 2000U);
+  EXPECT_EQ(LimitsOf("cpu=150%").cpu_thousandths, 1500U);
+  EXPECT_EQ(LimitsOf("cpu=0.125").cpu_thousandths, 125U);
+  EXPECT_EQ(LimitsOf("cpu=0.05").cpu_thousandths, 50U);
+  EXPECT_EQ(LimitsOf("cpu=12.5%").cpu_thousandths, 125U);
+  EXPECT_EQ(LimitsOf("cpu=1%").cpu_thousandths, 10U);
+}
+
+TEST(Limits, OfSeveralOptionsAddUpAndTheLastOfAWordCounts) {
+  const LimitOptions limits = RunWith({"--limit", "memory=4G,cpu=2", "--limit", "cpu=1"}).run.limits;
+  EXPECT_EQ(limits.memory_bytes, uint64_t{4} << 30);
+  EXPECT_EQ(limits.cpu_thousandths, 1000U);
+}
+
+TEST(Limits, NonsenseIsRefusedInOneLine) {
+  for (const char* text : {"",
+                           "memory",
+                           "memory=",
+                           "memory=1M",
+                           "memory=9T",
+                           "memory=-1",
+                           "cpu=0",
+                           "cpu=0.5%",
+                           "cpu=0.009",
+                           "cpu=1.",
+                           "cpu=.5",
+                           "cpu=1.2345",
+                           "cpu=%",
+                           "cpu=two",
+                           "cpu=-1",
+                           "cpu=99999999999999999999",
+                           "pids=0",
+                           "pids=4194305",
+                           "pids=1.5",
+                           "io=0",
+                           "io=1K",
+                           "io=fast",
+                           "disk=1",
+                           "memory=4G,",
+                           "memory=4G cpu=2"}) {
+    const std::string error = ErrorOf({"run", "--kernel", "k", "--limit", text});
+    EXPECT_TRUE(error.starts_with("--limit: ")) << text << ": " << error;
+    EXPECT_FALSE(Has(error, "\n"));
+  }
+}
+
 TEST(NearestWord, IsNearOrNothing) {
   const std::vector<std::string> known{"--console", "--cpus", "--kernel"};
   EXPECT_EQ(NearestWord("--kernle", known), "--kernel");
@@ -227,6 +294,16 @@ TEST(Help, TeachesByExamples) {
   }
   EXPECT_TRUE(Has(ParseCommandLine({"stop", "--help"}).help, "Usage: bulkhead stop"));
   EXPECT_EQ(ParseCommandLine({"--version"}).help, "bulkhead " BULKHEAD_VERSION "\n");
+}
+
+TEST(Options, UidsAreARange) {
+  RunOptions run;
+  ParseUids("2000000-2065535", run);
+  EXPECT_EQ(run.first_uid, 2000000u);
+  EXPECT_EQ(run.uid_count, 65536u);
+  for (const char* wrong : {"", "5", "5-", "-5", "9-5", "0-5", "1-4294967295", "a-b", "1-2-3"}) {
+    EXPECT_THROW(ParseUids(wrong, run), UsageError) << wrong;
+  }
 }
 
 }  // namespace

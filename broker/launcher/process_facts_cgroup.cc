@@ -4,6 +4,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "ipc/cgroup_mount.h"
+
 namespace bulkhead::launcher {
 namespace {
 
@@ -12,15 +14,6 @@ std::string ReadAll(const std::string& path) {
   std::ostringstream text;
   text << file.rdbuf();
   return text.str();
-}
-
-// The line of version 2, "0::/PATH" (cgroups(7)).
-std::string FindPath(const std::string& cgroups) {
-  std::istringstream lines(cgroups);
-  for (std::string line; std::getline(lines, line);) {
-    if (line.starts_with("0::")) return line.substr(3);
-  }
-  return "";
 }
 
 // Several lines (io.max has one per device) become one.
@@ -34,22 +27,8 @@ std::string OneLine(std::string text) {
 
 }  // namespace
 
-std::string FindCgroupMount(const std::string& mountinfo) {
-  std::istringstream lines(mountinfo);
-  for (std::string line; std::getline(lines, line);) {
-    if (line.find(" - cgroup2 ") == std::string::npos) continue;
-    // proc_pid_mountinfo(5): id, parent, device, root, mount point
-    std::istringstream fields(line);
-    std::string skipped;
-    std::string mount;
-    fields >> skipped >> skipped >> skipped >> skipped >> mount;
-    return mount;
-  }
-  return "";
-}
-
 CgroupFacts ReadCgroupFacts(pid_t pid) {
-  CgroupFacts facts{.path = FindPath(ReadAll("/proc/" + std::to_string(pid) + "/cgroup")), .limits = {}};
+  CgroupFacts facts{.path = FindCgroupPath(ReadAll("/proc/" + std::to_string(pid) + "/cgroup")), .limits = {}};
   const std::string mount = FindCgroupMount(ReadAll("/proc/self/mountinfo"));
   if (facts.path.empty() || mount.empty()) return facts;
   for (const char* limit : kCgroupLimits) {

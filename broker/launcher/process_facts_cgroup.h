@@ -18,7 +18,4 @@ inline constexpr const char* kCgroupLimits[] = {"memory.max", "memory.swap.max",
 
 CgroupFacts ReadCgroupFacts(pid_t pid);
 
-// Where cgroup v2 is mounted, from the text of a mountinfo; empty if nowhere.
-std::string FindCgroupMount(const std::string& mountinfo);
-
 }  // namespace bulkhead::launcher

@@ -218,12 +218,5 @@ TEST(MemoryFacts, ShareOfMemoryLeavesGuestMemoryOut) {
   EXPECT_EQ(memory.own_pss_kb, 42U);
 }
 
-TEST(CgroupFacts, FindsVersion2AmongTheMounts) {
-  EXPECT_EQ(FindCgroupMount("30 23 0:26 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n"
-                            "31 23 0:27 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n"),
-            "/sys/fs/cgroup/unified");
-  EXPECT_EQ(FindCgroupMount("30 23 0:26 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n"), "");
-}
-
 }  // namespace
 }  // namespace bulkhead::launcher

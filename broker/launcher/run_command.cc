@@ -69,11 +69,23 @@ class Signals {
   int fatal_ = 0;
 };
 
+void TellMissingWalls(const std::string& name, capnp::List<capnp::Text>::Reader missing) {
+  std::string line;
+  for (const auto wall : missing) line += (line.empty() ? "" : "; ") + std::string(wall.cStr());
+  if (line.empty()) return;
+  std::fprintf(stderr, "bulkhead: VM '%s' runs without some walls of its sandbox, since this host lacks %s\n",
+               name.c_str(), line.c_str());
+}
+
 control::VmControl::Client CreateVm(const RunOptions& options, const RuntimeDir& directory, kj::AsyncIoContext& io,
-                                    BrokerProcess& broker, Signals& signals, const VmResources& resources) {
+                                    BrokerProcess& broker, Signals& signals, const VmResources& resources,
+                                    bool first_boot) {
   auto request = broker.broker().createVmRequest();
   resources.Fill(options, directory, request.initConfig());
-  auto created = request.send().then([](auto response) -> control::VmControl::Client { return response.getVm(); });
+  auto created = request.send().then([&options, first_boot](auto response) -> control::VmControl::Client {
+    if (first_boot) TellMissingWalls(options.name, response.getMissingWalls());
+    return response.getVm();
+  });
   auto interrupted = signals.FailOnFirst().then([]() -> control::VmControl::Client { KJ_UNREACHABLE; });
   return created.exclusiveJoin(kj::mv(interrupted)).wait(io.waitScope);
 }
@@ -148,10 +160,10 @@ int Report(const std::string& name, ExitReport::Reader report, int fatal_signal)
 
 // One boot, in processes of its own; true if another is due.
 bool BootOnce(const RunOptions& options, const RuntimeDir& directory, kj::AsyncIoContext& io, Signals& signals,
-              Keyboard& keyboard, VmResources& resources, int& status) {
+              Keyboard& keyboard, VmResources& resources, bool first_boot, int& status) {
   BrokerProcess broker(io, "bulkhead:" + options.name + " broker");
   try {
-    auto vm = CreateVm(options, directory, io, broker, signals, resources);
+    auto vm = CreateVm(options, directory, io, broker, signals, resources, first_boot);
     auto end = Attend(io, kj::mv(vm), signals, keyboard);
     broker.Finish();
     if (options.reboot && end.getReport().getKind() == ExitReport::Kind::RESET) return true;
@@ -182,8 +194,8 @@ int RunCommand(const RunOptions& options) {
   {
     KJ_DEFER(Drain(io, signals, resources));
     Keyboard keyboard(io.unixEventPort, signals, resources.terminal());
-    while (BootOnce(options, directory, io, signals, keyboard, resources, status)) {
-    }
+    bool first_boot = true;
+    while (BootOnce(options, directory, io, signals, keyboard, resources, first_boot, status)) first_boot = false;
   }
   return status;
 }

@@ -88,6 +88,14 @@ void VmResources::Fill(const RunOptions& options, const RuntimeDir& directory, c
   out.setKeepOnDeviceFailure(options.keep_on_device_failure);
   out.setExitDeadlineMs(options.exit_deadline_ms);
   out.setRuntimeDir(directory.path());
+  out.setFirstUid(options.first_uid);
+  out.setUidCount(options.uid_count);
+  out.setRequireFullSandbox(options.require_full_sandbox);
+  auto limits = out.initLimits();
+  limits.setMemoryBytes(options.limits.memory_bytes);
+  limits.setCpuThousandths(options.limits.cpu_thousandths);
+  limits.setTasks(options.limits.tasks);
+  limits.setIoBytesPerSecond(options.limits.io_bytes_per_second);
 }
 
 void VmResources::CloseGuestEnds() {

@@ -11,6 +11,8 @@ namespace {
 
 // A queue costs a thread and an io_uring; more than this many never paid.
 constexpr uint16_t kMaxDiskQueues = 16;
+// The kernel's workers for operations that block (io_uring): fewer than these cost throughput, none is an I/O error.
+constexpr uint32_t kWorkersPerQueue = 32;
 constexpr size_t kSerialBytes = 20;  // virtio 1.2 §5.2.6: VIRTIO_BLK_T_GET_ID
 
 void PlanDisk(Planner& planner, control::DiskConfig::Reader disk, unsigned index) {
@@ -20,6 +22,9 @@ void PlanDisk(Planner& planner, control::DiskConfig::Reader disk, unsigned index
   const auto queues = static_cast<uint16_t>(std::clamp<uint32_t>(wanted, 1, kMaxDiskQueues));
   planner.AddVirtioFunction(plan, queues);
   plan.files.push_back(TakeFile(disk.getFile(), planner.wait()));
+  plan.limits.threads += queues;
+  plan.limits.kernel_threads += queues * kWorkersPerQueue;
+  plan.limits.counts_io = true;
   plan.settings = std::make_unique<capnp::MallocMessageBuilder>();
   auto settings = plan.settings->initRoot<disk::DiskSettings>();
   settings.setReadOnly(disk.getReadOnly());

@@ -60,7 +60,8 @@ DeviceProcess::DeviceProcess(kj::AsyncIoContext& io, const Options& options)
   const std::string executable =
       options.executable.empty() ? BuildDir() + "/libexec/" + plan_->executable : options.executable;
   child_ = std::make_unique<broker::Child>(io_, executable, UniqueName(), plan_->name,
-                                           kj::heap<Host>(*this, options.report_violations));
+                                           kj::heap<Host>(*this, options.report_violations),
+                                           broker::Birthplace{.cgroup = {}, .uid = uids_.Take()});
   death_ = child_->WhenDead().fork();
   auto died = death_.addBranch().then([](std::string how) { throw Failure(how); });
   ready_.promise.exclusiveJoin(kj::mv(died)).wait(io_.waitScope);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "broker/child.h"
+#include "broker/child_uids.h"
 #include "broker/device_plan.h"
 #include "broker/wiring.h"
 #include "ipc/guest_memory.h"
@@ -70,6 +71,7 @@ class DeviceProcess {
   std::vector<OwnFd> interrupts_;
   kj::PromiseFulfillerPair<void> ready_;
   std::optional<control::Device::Client> device_;
+  broker::ChildUids uids_{std::nullopt};
   std::unique_ptr<broker::Child> child_;
   kj::ForkedPromise<std::string> death_;
 };

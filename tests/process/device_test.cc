@@ -190,8 +190,9 @@ class RunnerHost final : public control::RunnerHost::Server {
 
 TEST_F(DeviceProcessTest, RunnerLoadsAndEndsWithItsBroker) {
   RunnerHost::State state;
+  broker::ChildUids uids(std::nullopt);
   broker::Child runner(*io_, BuildDir() + "/libexec/bulkhead-vcpu-runner", UniqueName(), "vcpu-runner",
-                       kj::heap<RunnerHost>(state));
+                       kj::heap<RunnerHost>(state), broker::Birthplace{.cgroup = {}, .uid = uids.Take()});
   auto death = runner.WhenDead().fork();
   auto died = death.addBranch().then([](std::string how) { throw Failure(how); });
   state.ready.promise.exclusiveJoin(kj::mv(died)).wait(io_->waitScope);

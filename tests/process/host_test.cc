@@ -110,6 +110,26 @@ TEST(Host, UnreadableKernelIsAnErrorForAnOrdinaryUser) {
   EXPECT_NE(run.errors.find("permission denied"), std::string::npos) << run.errors;
 }
 
+TEST(Host, MissingWallIsToldAndRefusedWhereAllAreRequired) {
+  const OpenDir place;
+  const std::string kernel = place.dir().MakeFile("kernel", ReadFile(Payload("hello")));
+  // An ordinary user has one id for all processes, on any host.
+  const auto prepare = [&](Launch& launch) {
+    if (!IsRoot()) return true;
+    return EnterMountNamespace() && ReplaceKvmByDevice(place.a(), kMiscMajor, kKvmMinor) &&
+           BecomeOrdinaryUser(place.b(), launch);
+  };
+  std::vector<std::string> arguments{"run", "--name", UniqueName(), "--console", "none", "--kernel", kernel};
+  const Finished told = RunBulkhead(arguments, "", prepare);
+  EXPECT_EQ(told.status, 0) << told.errors;
+  EXPECT_EQ(std::count(told.errors.begin(), told.errors.end(), '\n'), 1) << told.errors;
+  EXPECT_NE(told.errors.find("a user id for each process"), std::string::npos) << told.errors;
+  arguments.insert(arguments.end(), {"--require-sandbox", "full"});
+  const Finished refused = RunBulkhead(arguments, "", prepare);
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_NE(refused.errors.find("this host lacks"), std::string::npos) << refused.errors;
+}
+
 // A sparse image that its file system cannot hold: the guest gets I/O errors, the user the reason, and the VM goes on.
 TEST(Host, FullDiskIsAnIoErrorOfTheGuest) {
   const OpenDir place;
