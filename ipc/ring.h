@@ -62,8 +62,8 @@ class RingProducer {
   // For a consumer in an event loop: true once if it was asleep when the last frame was published; the caller rings the
   // doorbell, which a consumer cannot miss however late it comes.
   bool TakeWakeRequest();
-  // For a consumer that waits by WaitFutex: wakes it if it sleeps. The announcement stays the consumer's to take back: a
-  // wake-up that comes late would else eat a later one, of a sleep that no change of the index has ended yet.
+  // For a consumer that waits by WaitFutex: wakes it if it sleeps. The announcement stays the consumer's to take back:
+  // a wake-up that comes late would else eat a later one, of a sleep that no change of the index has ended yet.
   void WakeFutex();
 
  private:

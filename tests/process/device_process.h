@@ -27,9 +27,9 @@ class DeviceProcess {
   struct Options {
     std::function<void(control::VmConfig::Builder)> configure;
     std::function<void(broker::Planner&)> plan;  // its last plan is the one that counts
-    std::string executable = {};     // instead of the plan's: a path
-    std::string name = {};           // instead of the plan's
-    std::string settings_text = {};  // instead of its settings
+    std::string executable = {};                 // instead of the plan's: a path
+    std::string name = {};                       // instead of the plan's
+    std::string settings_text = {};              // instead of its settings
     int64_t deadline_ns = int64_t{60} * 1'000'000'000;
     bool report_violations = true;
   };

@@ -40,4 +40,6 @@ void Serve(kj::AsyncIoContext& io, ChildSandbox&) {
 }  // namespace
 }  // namespace bulkhead::probe
 
-int main(int argc, char** argv) { return bulkhead::RunChild(argc, argv, bulkhead::SyscallPolicy(), bulkhead::probe::Serve); }
+int main(int argc, char** argv) {
+  return bulkhead::RunChild(argc, argv, bulkhead::SyscallPolicy(), bulkhead::probe::Serve);
+}
