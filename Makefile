@@ -3,6 +3,10 @@
 # the rest.
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules --no-print-directory
+# All processors, unless -j says otherwise; a make that this one starts shares its jobs.
+ifeq ($(MAKELEVEL),0)
+MAKEFLAGS += -j$(shell nproc)
+endif
 SHELL := /bin/bash
 
 CXX ?= g++
@@ -153,13 +157,13 @@ deps:
 .PHONY: run
 run:
 	@scripts/deps build run
-	@$(MAKE) -j$$(nproc) all
+	@$(MAKE) all
 	@scripts/run-guest
 
 .PHONY: check
 check:
 	@scripts/deps build run check
-	@$(MAKE) -j$$(nproc) tests fuzz-targets
+	@$(MAKE) tests fuzz-targets
 	@scripts/check
 
 .PHONY: install

@@ -51,12 +51,12 @@ ChildUids::ChildUids(std::optional<UidRange> range) : range_(range.value_or(UidR
   if (::geteuid() != 0) {
     if (range)
       throw FatalError("--uids: only root can give processes other user ids; start Bulkhead as root, or without it");
-    missing_ = "a user id for each process (only root can give them)";
+    missing_ = "no user id for each process (only root can give them)";
     return;
   }
   if (!IsMapped(range_, ReadUidMap())) {
     if (range) throw FatalError("--uids: this container does not have all of these user ids; see /proc/self/uid_map");
-    missing_ = "a user id for each process (this container has not enough of them; see --uids)";
+    missing_ = "no user id for each process (this container has not enough of them; see --uids)";
     return;
   }
   file_ = OpenLockFile();

@@ -33,7 +33,7 @@ SyscallPolicy BrokerPolicy() {
   policy.Allow(SYS_waitid, "how a child ended");
   policy.Allow(SYS_pidfd_send_signal, "ending children");
   policy.AllowIoctl(SECCOMP_IOCTL_NOTIF_RECV, "which forbidden system call a child made");
-  policy.Allow(SYS_unlinkat, "the VM's control socket; Landlock leaves nothing else to remove");
+  policy.Allow(SYS_unlinkat, "the VM's control socket and cgroups; Landlock leaves nothing else to remove");
   policy.Allow(SYS_getpid, "reports of this VM");
   policy.Allow(SYS_futex, "locks of the C++ library");
   policy.Allow(SYS_exit_group, "the end");

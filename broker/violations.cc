@@ -47,6 +47,8 @@ ViolationWatch::ViolationWatch(kj::UnixEventPort& port, OwnFd listener)
 
 kj::Promise<std::string> ViolationWatch::First() {
   return observer_.whenBecomesReadable().then([this]() -> kj::Promise<std::string> {
+    // With nobody left behind the filter there will be no call; and some kernels (6.1) would wait for one here.
+    if (observer_.atEndHint().orDefault(false)) return kj::NEVER_DONE;
     // The kernel wants it zeroed. It fails if the process has been killed in the meantime.
     seccomp_notif received{};
     if (::ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_RECV, &received) != 0) return First();

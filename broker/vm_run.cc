@@ -306,9 +306,9 @@ Result<void> VmRun::TakeReport(Child& child, control::SandboxReport::Reader repo
 std::vector<std::string> VmRun::MissingWalls() const {
   std::vector<std::string> missing;
   if (!has_landlock_)
-    missing.push_back("Landlock (this kernel has none, or it is not in its list of security modules)");
+    missing.push_back("no Landlock (this kernel has none, or it is not in its list of security modules)");
   if (!runner_process_->reports_violations()) {
-    missing.push_back("reports of forbidden system calls (this kernel or its settings forbid pidfd_getfd)");
+    missing.push_back("no reports of forbidden system calls (this kernel or its settings forbid pidfd_getfd)");
   }
   return missing;
 }

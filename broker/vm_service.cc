@@ -112,7 +112,8 @@ void VmService::Prepare() {
     if (!missing.empty()) missing_walls_.push_back(missing);
   }
   if (settings_.require_full_sandbox && !missing_walls_.empty()) {
-    throw FatalError(fmt::format("--require-sandbox full: this host lacks {}", fmt::join(missing_walls_, "; ")));
+    throw FatalError(
+        fmt::format("--require-sandbox full: this host cannot give all walls: {}", fmt::join(missing_walls_, "; ")));
   }
   prepared_ = true;
   OpenControlSocket();

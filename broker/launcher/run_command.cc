@@ -73,8 +73,7 @@ void TellMissingWalls(const std::string& name, capnp::List<capnp::Text>::Reader 
   std::string line;
   for (const auto wall : missing) line += (line.empty() ? "" : "; ") + std::string(wall.cStr());
   if (line.empty()) return;
-  std::fprintf(stderr, "bulkhead: VM '%s' runs without some walls of its sandbox, since this host lacks %s\n",
-               name.c_str(), line.c_str());
+  std::fprintf(stderr, "bulkhead: VM '%s' runs without some walls of its sandbox: %s\n", name.c_str(), line.c_str());
 }
 
 control::VmControl::Client CreateVm(const RunOptions& options, const RuntimeDir& directory, kj::AsyncIoContext& io,

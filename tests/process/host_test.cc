@@ -127,7 +127,7 @@ TEST(Host, MissingWallIsToldAndRefusedWhereAllAreRequired) {
   arguments.insert(arguments.end(), {"--require-sandbox", "full"});
   const Finished refused = RunBulkhead(arguments, "", prepare);
   EXPECT_EQ(refused.status, 1);
-  EXPECT_NE(refused.errors.find("this host lacks"), std::string::npos) << refused.errors;
+  EXPECT_NE(refused.errors.find("cannot give all walls"), std::string::npos) << refused.errors;
 }
 
 // A sparse image that its file system cannot hold: the guest gets I/O errors, the user the reason, and the VM goes on.
