@@ -123,7 +123,7 @@ TEST(Host, MissingWallIsToldAndRefusedWhereAllAreRequired) {
   const Finished told = RunBulkhead(arguments, "", prepare);
   EXPECT_EQ(told.status, 0) << told.errors;
   EXPECT_EQ(std::count(told.errors.begin(), told.errors.end(), '\n'), 1) << told.errors;
-  EXPECT_NE(told.errors.find("a user id for each process"), std::string::npos) << told.errors;
+  EXPECT_NE(told.errors.find("no user id for each process"), std::string::npos) << told.errors;
   arguments.insert(arguments.end(), {"--require-sandbox", "full"});
   const Finished refused = RunBulkhead(arguments, "", prepare);
   EXPECT_EQ(refused.status, 1);
