@@ -53,7 +53,8 @@ TEST(SeccompWalk, NothingAllowedIsNothingFound) {
 TEST(SeccompWalk, ADenyListAllowsTheRest) {
   void* filter = ::seccomp_init(SCMP_ACT_ALLOW);
   ASSERT_EQ(::seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SYS_openat, 0), 0);
-  ASSERT_EQ(::seccomp_rule_add(filter, SCMP_ACT_KILL_PROCESS, SYS_socket, 1, SCMP_A0(SCMP_CMP_EQ, 2)), 0);
+  const scmp_arg_cmp family{.arg = 0, .op = SCMP_CMP_EQ, .datum_a = 2, .datum_b = 0};
+  ASSERT_EQ(::seccomp_rule_add_array(filter, SCMP_ACT_KILL_PROCESS, SYS_socket, 1, &family), 0);
   std::FILE* file = std::tmpfile();
   ASSERT_EQ(::seccomp_export_bpf(filter, ::fileno(file)), 0);
   ::seccomp_release(filter);
