@@ -166,6 +166,11 @@ check:
 	@$(MAKE) tests fuzz-targets
 	@scripts/check
 
+.PHONY: bench-boot
+bench-boot: all
+	@scripts/deps build run bench
+	@tests/bench/boot
+
 .PHONY: install
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/bulkhead $(DESTDIR)$(PREFIX)/share/man/man1
@@ -183,6 +188,7 @@ help:
 	@echo 'make run                boot a Debian guest to a shell on this terminal'
 	@echo 'make check              install what is missing, build, run every test'
 	@echo 'make fuzz T=name S=60   fuzz one decoder for so many seconds; without T, list them'
+	@echo 'make bench-boot         what it costs to start a VM and to keep one, beside QEMU'
 	@echo 'make deps               install the Debian packages that building, running and testing need'
 	@echo 'make install            install to PREFIX ($(PREFIX)) under DESTDIR'
 	@echo 'make SAN=asan,ubsan     build with sanitizers into build/san-asan-ubsan/'

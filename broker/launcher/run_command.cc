@@ -144,7 +144,12 @@ void Drain(kj::AsyncIoContext& io, Signals& signals, VmResources& resources) {
 int Report(const std::string& name, ExitReport::Reader report, int fatal_signal) {
   switch (report.getKind()) {
     case ExitReport::Kind::POWER_OFF:
+      return 0;
     case ExitReport::Kind::RESET:
+      // A guest that crashed so hard says nothing itself.
+      if (report.getDetail().size() != 0) {
+        std::fprintf(stderr, "bulkhead: VM '%s' was reset: %s\n", name.c_str(), report.getDetail().cStr());
+      }
       return 0;
     case ExitReport::Kind::KILLED:
       std::fprintf(stderr, "bulkhead: VM '%s' was killed\n", name.c_str());

@@ -116,6 +116,7 @@ const std::map<std::string, Lie>& RingLies() {
          for (int i = 0; i < kMany; ++i) channel.Push({.sequence = static_cast<uint32_t>(i)});
        }},
       {"silent", [](Channel&) {}},
+      {"forbidden_call", OnRead([](Channel&, const ExitRequest&) { ::syscall(SYS_socket, 1, 1, 0); })},
   };
   return lies;
 }

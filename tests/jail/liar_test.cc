@@ -72,6 +72,13 @@ TEST_F(LiarTest, BrokenProtocolIsNamedAndCostsOnlyTheLiar) {
   }
 }
 
+TEST_F(LiarTest, ForbiddenCallIsNamed) {
+  const auto command = Start("forbidden_call");
+  EXPECT_TRUE(command->WaitUntil([&] { return command->errors().find("socket(0x1, 0x1, 0x0") != std::string::npos; }));
+  EXPECT_NE(command->errors().find("rng"), std::string::npos) << command->errors();
+  ExpectAlive(*command);
+}
+
 TEST_F(LiarTest, ForbiddenEffectsAreNotCarriedOut) {
   for (const char* lie : {"decode_for_a_read", "bar_over_memory", "bar_over_apic", "bar_beyond", "route_of_others"}) {
     SCOPED_TRACE(lie);
