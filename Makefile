@@ -171,6 +171,11 @@ bench-boot: all
 	@scripts/deps build run bench
 	@tests/bench/boot
 
+.PHONY: bench-contain
+bench-contain: tests
+	@scripts/deps build run bench
+	@tests/bench/contain
+
 .PHONY: install
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/bulkhead $(DESTDIR)$(PREFIX)/share/man/man1
@@ -189,6 +194,7 @@ help:
 	@echo 'make check              install what is missing, build, run every test'
 	@echo 'make fuzz T=name S=60   fuzz one decoder for so many seconds; without T, list them'
 	@echo 'make bench-boot         what it costs to start a VM and to keep one, beside QEMU'
+	@echo 'make bench-contain      what a hung or hostile device process costs the others'
 	@echo 'make deps               install the Debian packages that building, running and testing need'
 	@echo 'make install            install to PREFIX ($(PREFIX)) under DESTDIR'
 	@echo 'make SAN=asan,ubsan     build with sanitizers into build/san-asan-ubsan/'

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A device process that an attacker owns, in a whole VM: it has the grants, the ring and the filter of rng, and lies to
-// the runner and the broker as the VM's name says: "NAME-LIE".
+// the runner and the broker as the VM's name says: "NAME-LIE". Its bombs go off as if there were no filter, while it
+// serves the guest as it should.
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -14,6 +16,7 @@
 #include "ipc/child.h"
 #include "ipc/exit_codec.h"
 #include "ipc/rpc.h"
+#include "tests/jail/no_policy.h"
 
 namespace bulkhead::jail {
 namespace {
@@ -128,6 +131,20 @@ void StormInterrupts(const std::vector<OwnFd>& interrupts) {
   }
 }
 
+// Every descendant forks on.
+[[noreturn]] void ForkWithoutEnd() {
+  for (;;) ::fork();
+}
+// Memory is only had once it is written.
+[[noreturn]] void FillMemoryWithoutEnd() {
+  constexpr size_t kBytes = size_t{64} << 20;
+  for (;;) {
+    void* memory = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if (memory == MAP_FAILED) ::usleep(1000);
+  }
+}
+bool IsBomb(const std::string& lie) { return lie.ends_with("_bomb"); }
+
 // Calls that are allowed, without end; those that are not; and then bytes that are no call at all.
 void FloodRpc(control::DeviceHost::Client& host, kj::WaitScope& wait) {
   for (int i = 0; i < 1000; ++i) {
@@ -164,6 +181,7 @@ void Serve(const std::string& lie, kj::AsyncIoContext& io, ChildSandbox& sandbox
   const auto ring_lie = RingLies().find(lie);
   // Both are past their start-up calls before the filter closes.
   std::atomic<int> started = 0;
+  std::atomic<bool> walled = false;
   std::thread device([&] {
     ++started;
     if (ring_lie != RingLies().end()) {
@@ -177,21 +195,27 @@ void Serve(const std::string& lie, kj::AsyncIoContext& io, ChildSandbox& sandbox
   std::thread storm([&] {
     ++started;
     if (lie == "storm") StormInterrupts(interrupts);
+    while (!walled) ::usleep(100);
+    if (lie == "fork_bomb") ForkWithoutEnd();
+    if (lie == "memory_bomb") FillMemoryWithoutEnd();
     for (;;) ::pause();
   });
   storm.detach();
   while (started < 2) ::usleep(100);
 
   // What a liar needs beside rng's own calls is for its own sleep and says nothing of the wall, which the attempts try.
-  SyscallPolicy policy = device::RngPolicy();
-  policy.Allow(SYS_clock_nanosleep, "waiting for requests");
-  policy.Allow(SYS_pause, "having lied");
+  SyscallPolicy policy = IsBomb(lie) ? NoPolicy() : device::RngPolicy();
+  if (!IsBomb(lie)) {
+    policy.Allow(SYS_clock_nanosleep, "waiting for requests");
+    policy.Allow(SYS_pause, "having lied");
+  }
   sandbox.Close(grants.getSandbox(), {{RLIMIT_NOFILE, kMaxDescriptors}}, policy);
   auto ready = host.readyRequest();
   ready.setDevice(kj::heap<LyingDevice>());
   sandbox.Report(ready.initSandbox());
   ready.send().wait(io.waitScope);
   sandbox.Reported();
+  walled = true;
   if (lie == "flood") FloodRpc(host, io.waitScope);
   broker.OnDisconnect().wait(io.waitScope);
   ::_exit(0);

@@ -2,8 +2,6 @@
 // A device process that an attacker owns: it gets the grants, the sandbox and the ring of the one whose name it is
 // started under, and at the first read makes the attempt that its settings name. A read gives 1 if that got through, 0
 // if not.
-#include <sys/syscall.h>
-
 #include <cstdlib>
 #include <sstream>
 
@@ -13,12 +11,11 @@
 #include "device-procs/disk/policy.h"
 #include "device-procs/rng/policy.h"
 #include "tests/jail/attempts.h"
+#include "tests/jail/no_policy.h"
 #include "vcpu-runner/policy.h"
 
 namespace bulkhead::jail {
 namespace {
-
-constexpr int kLastSystemCall = 511;
 
 class RogueDevice final : public device::DeviceModel {
  public:
@@ -42,13 +39,6 @@ class RogueDevice final : public device::DeviceModel {
   std::string attempt_;
   Targets targets_;
 };
-
-// Everything: what is left of the sandbox without its filter.
-SyscallPolicy NoPolicy() {
-  SyscallPolicy policy;
-  for (int number = 0; number <= kLastSystemCall; ++number) policy.Allow(number, "everything");
-  return policy;
-}
 
 // By the last word of the title, "bulkhead:VM KIND" or "bulkhead:VM KIND-unfiltered".
 SyscallPolicy PolicyOf(const std::string& title) {

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the benchmarks share: VMMs that are started, watched, and ended however the benchmark ends."""
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+PR_SET_PDEATHSIG = 1
+libc = ctypes.CDLL(None, use_errno=True)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextlib.contextmanager
+def held_signals():
+    """No signal ends this program between starting or ending a VM and taking note of that."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+class Failure(Exception):
+    """Ends the benchmark with one line."""
+
+
+def say(text):
+    print(f"bench-{os.path.basename(sys.argv[0])}: {text}", file=sys.stderr, flush=True)
+
+
+def run_program(main):
+    """Runs it to its end, in a way that cleans up after each end there is."""
+    for number in SIGNALS:
+        signal.signal(number, lambda signum, _: sys.exit(128 + signum))
+    try:
+        main()
+    except (Failure, subprocess.CalledProcessError, OSError) as error:
+        say(error)
+        sys.exit(1)
+
+
+def in_kvm_host(arguments, limit, processors=1):
+    """What a benchmark's --json prints in scripts/kvm-host."""
+    command = ["scripts/kvm-host", "-c", str(processors), "-t", str(limit), "--", *arguments]
+    host = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        answer, _ = host.communicate()
+        if host.returncode != 0:
+            raise Failure(f"scripts/kvm-host ended with status {host.returncode}")
+        return json.loads(answer)
+    finally:
+        if host.poll() is None:
+            host.terminate()
+            host.wait()
+
+
+class Vm:
+    """A running VMM; `exec_time` is taken in its process just before exec."""
+
+    def __init__(self, command, log):
+        self.command, self.log = command, log
+        self.pid = self.output = None
+        read_end, write_end = os.pipe()
+        clock_read, clock_write = os.pipe()
+        parent = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._exec(parent, write_end, clock_write)
+        os.close(write_end)
+        os.close(clock_write)
+        self.output = read_end
+        stamp = os.read(clock_read, 8)
+        os.close(clock_read)
+        self.exec_time = struct.unpack("q", stamp)[0] if len(stamp) == 8 else 0
+
+    def _exec(self, parent, output, clock):
+        try:
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(127)
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            os.setsid()  # a Ctrl-C at the terminal is this program's to handle
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(output, 1)
+            os.dup2(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
+            os.write(clock, struct.pack("q", time.monotonic_ns()))
+            os.execv(self.command[0], self.command)
+        finally:
+            os._exit(127)
+
+    def wait_for(self, marker, seconds):
+        """Milliseconds from exec until the output matches."""
+        seen, deadline = b"", time.monotonic() + seconds
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self.output], [], [], left)[0]:
+                raise self._failure(f"no sign of life within {seconds} s", seen)
+            data = os.read(self.output, 65536)
+            now = time.monotonic_ns()
+            if not data:
+                raise self._failure("ended early", seen)
+            seen += data
+            if marker.search(seen):
+                return (now - self.exec_time) / 1e6
+
+    def _failure(self, why, seen):
+        with open(self.log, encoding="utf-8", errors="replace") as log:
+            tail = (seen.decode("utf-8", "replace") + log.read())[-1500:]
+        return Failure(f"{why}: {' '.join(self.command)}\n{tail}")
+
+    def _ended(self, seconds):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if os.waitpid(self.pid, os.WNOHANG)[0]:
+                return True
+            time.sleep(0.005)
+        return False
+
+    def end(self):
+        """A first SIGTERM asks a guest under Bulkhead to shut down, the second one ends the VM."""
+        if self.pid is None:
+            return
+        processes = processes_of(self.pid)
+        for name in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
+            os.kill(self.pid, name)
+            if self._ended(0.1 if name == signal.SIGTERM else 5) or self._ended(5 if name == signal.SIGTERM else 0):
+                break
+        self.pid = None
+        os.close(self.output)
+        deadline = time.monotonic() + 5
+        while any(os.path.exists(f"/proc/{each}") for each in processes) and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+
+def processes_of(pid):
+    """`pid` and all its descendants."""
+    children = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as stat:
+                parent = int(stat.read().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(name))
+        except OSError:
+            continue
+    found = [pid]
+    for each in found:
+        found += children.get(each, [])
+    return found
