@@ -116,6 +116,7 @@ class Comparison {
     if (expected_.caged) {
       CompareNamespaces();
       CompareRoot();
+      CompareCgroup();
     }
     CompareLimits();
     CompareDescriptors();
@@ -205,6 +206,23 @@ class Comparison {
     if (!process_.root.read_only) Differs("may write to its root directory");
     if (!process_.root.empty) return Unseen("root directories");
     if (!*process_.root.empty) Differs("its root directory is not empty");
+  }
+
+  // Where the host has cgroups for one of them, each is in its own, and that has limits. How far they reach is in the
+  // settings, which the broker alone knows; `bulkhead run` said so where there are none.
+  void CompareCgroup() {
+    const auto leaf = [this](const ProcessFacts& process) {
+      return fmt::format("/{}-{}/{}", vm_.name, vm_.processes.front().pid, process.name);
+    };
+    const auto in_leaf = [&](const ProcessFacts& process) { return process.cgroup.path.ends_with(leaf(process)); };
+    if (std::none_of(vm_.processes.begin(), vm_.processes.end(), in_leaf)) return;
+    if (!in_leaf(process_)) return Differs(fmt::format("is in cgroup {}, not in its own", process_.cgroup.path));
+    for (const char* file : {"memory.max", "pids.max"}) {
+      const auto limit = process_.cgroup.limits.find(file);
+      if (limit == process_.cgroup.limits.end() || limit->second == "max") {
+        Differs(fmt::format("has no limit in {} of its cgroup", file));
+      }
+    }
   }
 
   void CompareLimits() {

@@ -62,11 +62,34 @@ VmFacts Vm() {
   return vm;
 }
 
+// The same on a host with cgroups.
+VmFacts LimitedVm() {
+  VmFacts vm = Vm();
+  for (size_t i = 1; i < vm.processes.size(); ++i) {
+    vm.processes[i].cgroup = {.path = "/bulkhead/web1-100/" + vm.processes[i].name,
+                              .limits = {{"memory.max", "67108864"}, {"pids.max", "6"}, {"cpu.max", "max 100000"}}};
+  }
+  return vm;
+}
+
 std::vector<std::string> Differences(const VmFacts& vm) { return CompareWithExpectations(vm, "/libexec").differences; }
 
 TEST(Expectations, AVmAsItMustBeDiffersInNothing) {
   EXPECT_EQ(Differences(Vm()), std::vector<std::string>{});
   EXPECT_TRUE(CompareWithExpectations(Vm(), "/libexec").unseen.empty());
+}
+
+TEST(Expectations, WhereOneHasACgroupEachIsInItsOwnAndLimited) {
+  EXPECT_EQ(Differences(LimitedVm()), std::vector<std::string>{});
+  VmFacts vm = LimitedVm();
+  vm.processes[2].cgroup.path = "/bulkhead/web1-100";
+  vm.processes[3].cgroup.path = vm.processes[4].cgroup.path;
+  vm.processes[4].cgroup.limits["memory.max"] = "max";
+  vm.processes[1].cgroup.limits.erase("pids.max");
+  EXPECT_EQ(Differences(vm), (std::vector<std::string>{"vcpu-runner: has no limit in pids.max of its cgroup",
+                                                       "chipset: is in cgroup /bulkhead/web1-100, not in its own",
+                                                       "disk0: is in cgroup /bulkhead/web1-100/rng, not in its own",
+                                                       "rng: has no limit in memory.max of its cgroup"}));
 }
 
 struct Change {
