@@ -126,7 +126,9 @@ class Walk {
 
 AllowedCalls WalkSeccompProgram(std::string_view program) {
   std::vector<sock_filter> instructions(program.size() / sizeof(sock_filter));
-  std::memcpy(instructions.data(), program.data(), instructions.size() * sizeof(sock_filter));
+  if (!instructions.empty()) {
+    std::memcpy(instructions.data(), program.data(), instructions.size() * sizeof(sock_filter));
+  }
   AllowedCalls allowed{.numbers = {}, .other_tables = false, .instructions = instructions.size()};
   for (uint32_t number = 0; number < kCallNumbers; ++number) {
     if (Walk(instructions, AUDIT_ARCH_X86_64, number).ReachesAllow()) {
