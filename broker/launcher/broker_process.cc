@@ -80,8 +80,8 @@ std::string BrokerProcess::DescribeEnd() {
   return "the broker ended unexpectedly (" + how + "), and the VM with it";
 }
 
-VmConnection::VmConnection(kj::AsyncIoContext& io, const std::string& name) {
-  const RuntimeDir directory;
+VmConnection::VmConnection(kj::AsyncIoContext& io, const std::string& name, RuntimeDir::Whose whose) {
+  const RuntimeDir directory(whose);
   const auto names = directory.LiveNames();
   if (std::find(names.begin(), names.end(), name) == names.end()) {
     std::string known;
@@ -101,6 +101,11 @@ VmConnection::VmConnection(kj::AsyncIoContext& io, const std::string& name) {
   ucred broker{};
   socklen_t size = sizeof broker;
   if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &broker, &size) != 0) ThrowErrno("VM '" + name + "'");
+  // The socket of another user's directory may be a link to anywhere.
+  if (broker.uid != directory.owner()) {
+    throw FatalError("VM '" + name + "': its control socket is user " + std::to_string(broker.uid) +
+                     "'s, but the runtime directory user " + std::to_string(directory.owner()) + "'s");
+  }
   broker_pid_ = broker.pid;
   connection_.emplace(*io.lowLevelProvider, std::move(socket));
 }

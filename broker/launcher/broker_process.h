@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "broker/launcher/runtime_dir.h"
 #include "ipc/broker.capnp.h"
 #include "ipc/rpc.h"
 
@@ -37,7 +38,8 @@ class BrokerProcess {
 // The control capability of a running VM, through its socket; FatalError lists the VMs there are if this one is not.
 class VmConnection {
  public:
-  VmConnection(kj::AsyncIoContext& io, const std::string& name);
+  // Throws FatalError where no VM of the directory's owner has this name.
+  VmConnection(kj::AsyncIoContext& io, const std::string& name, RuntimeDir::Whose whose = RuntimeDir::Whose::kMine);
   control::VmControl::Client control() { return connection_->Bootstrap<control::VmControl>(); }
   pid_t broker_pid() const { return broker_pid_; }
 

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <map>
 #include <set>
 
@@ -13,6 +14,8 @@ namespace {
 constexpr unsigned kAnyNumber = ~0U;
 // A virtio disk's; what a process itself shows of its queues is believed no further.
 constexpr unsigned kMaxQueues = 16;
+constexpr uint64_t kOwnMemory = uint64_t{128} << 20;
+constexpr uint64_t kMemoryOfVcpu = uint64_t{4} << 20;
 
 // Standard input and output, the log, the connection to the broker, and the control plane's event loop.
 const std::vector<FdBound> kEveryChild = {
@@ -57,6 +60,7 @@ const std::vector<Expectation>& Table() {
       {.kind = "vcpu-runner",
        .executable = "bulkhead-vcpu-runner",
        .guest_memory = GuestMemoryUse::kAlways,
+       .tasks = {.fixed = 8, .per_vcpu = 1},
        .all_exit_rings = true,
        .files = 0,
        .bounds = Join({kEveryChild,
@@ -77,6 +81,7 @@ const std::vector<Expectation>& Table() {
       {.kind = "disk",
        .executable = "bulkhead-disk",
        .guest_memory = GuestMemoryUse::kAlways,
+       .tasks = {.fixed = 6, .per_queue = 33},
        .files = 1,
        .bounds = Join({kEveryChild,
                        kEveryDevice,
@@ -216,12 +221,32 @@ class Comparison {
     };
     const auto in_leaf = [&](const ProcessFacts& process) { return process.cgroup.path.ends_with(leaf(process)); };
     if (std::none_of(vm_.processes.begin(), vm_.processes.end(), in_leaf)) return;
+    if (process_.cgroup.path.empty()) return Unseen("cgroups");
     if (!in_leaf(process_)) return Differs(fmt::format("is in cgroup {}, not in its own", process_.cgroup.path));
-    for (const char* file : {"memory.max", "pids.max"}) {
-      const auto limit = process_.cgroup.limits.find(file);
-      if (limit == process_.cgroup.limits.end() || limit->second == "max") {
-        Differs(fmt::format("has no limit in {} of its cgroup", file));
-      }
+    CompareCgroupLimit("memory.max", MemoryBound());
+    const TaskBound& tasks = expected_.tasks;
+    CompareCgroupLimit("pids.max", tasks.fixed + uint64_t{tasks.per_vcpu} * vm_.vcpus +
+                                       uint64_t{tasks.per_queue} * QueuesOf(process_));
+  }
+
+  // What it needs itself, and where it maps guest memory all of that (whoever touches a page first is charged for it)
+  // with the page tables, KVM's own in the vcpu-runner.
+  uint64_t MemoryBound() const {
+    const bool maps_guest = expected_.guest_memory != GuestMemoryUse::kNever;
+    return kOwnMemory + (maps_guest ? vm_.memory_bytes + vm_.memory_bytes / 16 : 0) +
+           expected_.tasks.per_vcpu * vm_.vcpus * kMemoryOfVcpu;
+  }
+
+  void CompareCgroupLimit(const char* file, uint64_t bound) {
+    const auto limit = process_.cgroup.limits.find(file);
+    if (limit == process_.cgroup.limits.end() || limit->second == "max") {
+      return Differs(fmt::format("has no limit in {} of its cgroup", file));
+    }
+    uint64_t value = 0;
+    const std::string& text = limit->second;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || end != text.data() + text.size() || value > bound) {
+      Differs(fmt::format("has {} in {} of its cgroup, not at most {}", text, file, bound));
     }
   }
 

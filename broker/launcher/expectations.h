@@ -24,6 +24,13 @@ struct FdBound {
   unsigned per_queue = 0;
 };
 
+// At most fixed + per_vcpu * (vCPUs) + per_queue * (its queues) threads, those included that the kernel makes for it.
+struct TaskBound {
+  unsigned fixed = 6;
+  unsigned per_vcpu = 0;
+  unsigned per_queue = 0;
+};
+
 enum class GuestMemoryUse { kNever, kOptional, kAlways };
 
 struct Expectation {
@@ -31,6 +38,7 @@ struct Expectation {
   std::string executable;  // file name
   bool caged = true;       // own namespaces and an empty root; all but the broker
   GuestMemoryUse guest_memory = GuestMemoryUse::kNever;
+  TaskBound tasks = {};         // where it has a cgroup
   bool all_exit_rings = false;  // not only that of its own name
   unsigned files = 0;           // different files and block devices; ~0: any number
   std::vector<FdBound> bounds;  // of kinds not named here: none

@@ -92,6 +92,22 @@ TEST(Expectations, WhereOneHasACgroupEachIsInItsOwnAndLimited) {
                                                        "rng: has no limit in memory.max of its cgroup"}));
 }
 
+TEST(Expectations, ALimitIsNoWiderThanItsKindsWorkTakes) {
+  VmFacts vm = LimitedVm();
+  vm.processes[2].cgroup.limits["memory.max"] = "134217729";
+  vm.processes[3].cgroup.limits["pids.max"] = "40";  // one queue, 33 and 6
+  vm.processes[4].cgroup.limits["memory.max"] = std::to_string((uint64_t{128} << 20) + kMemory + kMemory / 16);
+  EXPECT_EQ(Differences(vm),
+            (std::vector<std::string>{"chipset: has 134217729 in memory.max of its cgroup, not at most 134217728",
+                                      "disk0: has 40 in pids.max of its cgroup, not at most 39"}));
+}
+
+TEST(Expectations, ACgroupThatCannotBeSeenIsSaid) {
+  VmFacts vm = LimitedVm();
+  vm.processes[3].cgroup.path.clear();
+  EXPECT_EQ(CompareWithExpectations(vm, "/libexec").unseen, std::vector<std::string>{"cgroups"});
+}
+
 struct Change {
   const char* name;
   size_t process;

@@ -85,7 +85,7 @@ int Verify(const Inspection& inspection) {
 
 int InspectCommand(const VmCommandOptions& options) {
   auto io = kj::setupAsyncIo();
-  VmConnection connection(io, options.name);
+  VmConnection connection(io, options.name, RuntimeDir::Whose::kAnyonesForRoot);
   auto answer = AskForReport(io, connection.control());
   KJ_IF_MAYBE (response, answer) {
     const Inspection inspection = Inspect(response->getReport(), connection.broker_pid());

@@ -66,18 +66,22 @@ bool StillThere(const OwnFd& file, const std::string& path) {
 
 }  // namespace
 
-RuntimeDir::RuntimeDir() : path_(fs::absolute(ChoosePath())) {
+RuntimeDir::RuntimeDir(Whose whose) : path_(fs::absolute(ChoosePath())) {
   if (::mkdir(path_.c_str(), 0700) != 0 && errno != EEXIST) {
     throw FatalError(ErrnoError(errno, "make the runtime directory " + path_).message +
                      "; set BULKHEAD_RUNTIME_DIR to a directory of yours");
   }
   struct stat info {};
   if (::lstat(path_.c_str(), &info) != 0) ThrowErrno("runtime directory " + path_);
-  if (!S_ISDIR(info.st_mode) || info.st_uid != ::geteuid() || (info.st_mode & 0022) != 0) {
+  const bool may_be_used = info.st_uid == ::geteuid() || (whose == Whose::kAnyonesForRoot && ::geteuid() == 0);
+  if (!S_ISDIR(info.st_mode) || !may_be_used || (info.st_mode & 0022) != 0) {
     throw FatalError("runtime directory " + path_ +
                      ": must be a directory of yours that only you can write; remove it or set BULKHEAD_RUNTIME_DIR");
   }
+  owner_ = info.st_uid;
 }
+
+bool RuntimeDir::IsMine() const { return owner_ == ::geteuid(); }
 
 std::string RuntimeDir::SocketOf(const std::string& name) const { return path_ + "/" + name + kSocketSuffix; }
 
@@ -118,10 +122,11 @@ bool RuntimeDir::Lives(const std::string& name) const {
   // Made if it is missing: a socket alone is what a broker leaves that was killed after the sweep of its launcher's
   // lock.
   const std::string path = LockOf(name);
-  const OwnFd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  const int making = IsMine() ? O_CREAT : 0;
+  const OwnFd lock(::open(path.c_str(), O_RDWR | making | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600));
   if (!lock.valid()) return false;
   if (IsLocked(lock)) return true;
-  if (TryLock(lock) && StillThere(lock, path)) {
+  if (IsMine() && TryLock(lock) && StillThere(lock, path)) {
     ::unlink(SocketOf(name).c_str());
     ::unlink(path.c_str());
   }

@@ -53,6 +53,24 @@ TEST_F(RuntimeDirTest, ASymbolicLinkIsRefused) {
   EXPECT_THROW(RuntimeDir(), FatalError);
 }
 
+// Another user's, as root sees it.
+TEST_F(RuntimeDirTest, RootLooksIntoAnotherUsersAndLeavesItAsItIs) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root may look into another user's directory";
+  constexpr uid_t kOther = 65534;
+  fs::create_directory(path_);
+  fs::permissions(path_, fs::perms::owner_all);
+  ASSERT_EQ(::chown(path_.c_str(), kOther, kOther), 0);
+  EXPECT_THROW(RuntimeDir(), FatalError);
+  const RuntimeDir directory(RuntimeDir::Whose::kAnyonesForRoot);
+  EXPECT_EQ(directory.owner(), kOther);
+  Touch("stale.lock");
+  Touch("alone.sock");
+  EXPECT_EQ(directory.LiveNames(), std::vector<std::string>{});
+  EXPECT_TRUE(fs::exists(path_ / "stale.lock"));
+  EXPECT_TRUE(fs::exists(path_ / "alone.sock"));
+  EXPECT_FALSE(fs::exists(path_ / "alone.lock"));
+}
+
 TEST_F(RuntimeDirTest, AFileInItsPlaceIsRefused) {
   std::ofstream(path_).flush();
   EXPECT_THROW(RuntimeDir(), FatalError);

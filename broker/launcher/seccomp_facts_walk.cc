@@ -126,7 +126,7 @@ class Walk {
 
 AllowedCalls WalkSeccompProgram(std::string_view program) {
   std::vector<sock_filter> instructions(program.size() / sizeof(sock_filter));
-  if (!instructions.empty()) {
+  if (!instructions.empty()) {  // an empty vector has no address, and memcpy takes none
     std::memcpy(instructions.data(), program.data(), instructions.size() * sizeof(sock_filter));
   }
   AllowedCalls allowed{.numbers = {}, .other_tables = false, .instructions = instructions.size()};

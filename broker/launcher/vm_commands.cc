@@ -48,7 +48,7 @@ nlohmann::json Json(control::VmReport::Reader report) {
 void PrintVm(kj::AsyncIoContext& io, const std::string& name, nlohmann::json* all) {
   const char* state = "starting";  // or just ending
   try {
-    VmConnection connection(io, name);
+    VmConnection connection(io, name, RuntimeDir::Whose::kAnyonesForRoot);
     KJ_IF_MAYBE (response, AskForReport(io, connection.control())) {
       if (all != nullptr) {
         all->push_back(Json(response->getReport()));
@@ -103,7 +103,8 @@ int PsCommand(const VmCommandOptions& options) {
   auto io = kj::setupAsyncIo();
   nlohmann::json all = nlohmann::json::array();
   if (!options.json) std::printf("%-20s %-9s %5s %9s %7s  %s\n", "NAME", "STATE", "VCPUS", "MEMORY", "UPTIME", "PIDS");
-  for (const std::string& name : RuntimeDir().LiveNames()) PrintVm(io, name, options.json ? &all : nullptr);
+  const RuntimeDir directory(RuntimeDir::Whose::kAnyonesForRoot);
+  for (const std::string& name : directory.LiveNames()) PrintVm(io, name, options.json ? &all : nullptr);
   if (options.json) std::printf("%s\n", all.dump(2).c_str());
   return 0;
 }

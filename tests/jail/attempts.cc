@@ -84,6 +84,31 @@ bool ListRoot(const Targets&) {
 bool OpenKvm(const Targets&) { return Opens("/dev/kvm", O_RDWR); }
 bool OpenHostMemory(const Targets&) { return Opens("/dev/kmsg", O_RDONLY); }
 
+// By the descriptor itself, then by the detour that gives a reader a writable one of the same file. Regular files only:
+// what is shared memory here, with its size sealed, is meant to be written.
+bool Overwrites(int fd) {
+  char byte;
+  struct stat status {};
+  if (::fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) return false;
+  if (const long seals = Call(SYS_fcntl, fd, F_GET_SEALS); seals >= 0 && (seals & F_SEAL_SHRINK) != 0) return false;
+  if (Call(SYS_pread64, fd, &byte, size_t{1}, off_t{0}) != 1) return false;
+  if (Call(SYS_pwrite64, fd, &byte, size_t{1}, off_t{0}) == 1) return true;
+  if (Call(SYS_mmap, nullptr, size_t{4096}, PROT_READ | PROT_WRITE, MAP_SHARED, fd, off_t{0}) !=
+      reinterpret_cast<long>(MAP_FAILED)) {
+    return true;
+  }
+  const std::string path = "/proc/self/fd/" + std::to_string(fd);
+  const long again = Call(SYS_openat, AT_FDCWD, path.c_str(), O_RDWR);
+  return again >= 0 && Call(SYS_pwrite64, static_cast<int>(again), &byte, size_t{1}, off_t{0}) == 1;
+}
+bool WriteReadOnlyGrant(const Targets& targets) {
+  for (int fd = 3; fd < kManyDescriptors; ++fd) {
+    if (Overwrites(fd)) return true;
+  }
+  const long own = Call(SYS_openat, AT_FDCWD, targets.file.c_str(), O_RDONLY);
+  return own >= 0 && Overwrites(static_cast<int>(own));
+}
+
 bool Socket(int family, int type, int protocol = 0) { return Call(SYS_socket, family, type, protocol) >= 0; }
 // In an empty network namespace sockets can be made; what counts is whether one leads anywhere.
 bool InternetSocket(int family) {
@@ -230,7 +255,6 @@ bool GrowHeap(const Targets&) {
   return Call(SYS_brk, end + (1L << 20)) == end + (1L << 20);
 }
 bool MakeMemoryFile(const Targets&) { return Call(SYS_memfd_create, "x", 0U) >= 0; }
-// Every descriptor: a shared memory among them that is larger than the exit channel would be guest memory.
 constexpr size_t kMegabyte = size_t{1} << 20;
 // Every descriptor: a shared memory among them that is larger than the exit channel would be guest memory.
 bool MapShared(int fd) {
@@ -309,6 +333,7 @@ constexpr const char* kPid = "pid namespace";
 constexpr const char* kCaps = "no capabilities";
 constexpr const char* kLimits = "resource limits";
 constexpr const char* kGrants = "nothing of the kind was granted";
+constexpr const char* kReadOnly = "a descriptor that cannot write, and the empty root";
 constexpr const char* kNone = nullptr;
 
 constexpr Attempt kAttempts[] = {
@@ -316,6 +341,7 @@ constexpr Attempt kAttempts[] = {
     {"write-file", WriteFile, kRoot},
     {"create-file", CreateFile, kRoot},
     {"remove-file", RemoveFile, kRoot},
+    {"write-read-only-grant", WriteReadOnlyGrant, kReadOnly},
     {"open-proc", OpenProc, kRoot},
     {"open-victims-environment", OpenVictimsMemory, kRoot},
     {"open-by-inherited-directory", OpenByInheritedDirectory, kRoot},

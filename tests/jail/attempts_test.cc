@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// A hostile program in the place of each real child. Each attempt works outside (or the test would prove nothing),
-// is stopped by the filter of each kind of process, with the call named, and where the filter is gone by the wall
-// behind it.
+// A hostile program in the place of each real child, with the grants, sandbox and ring of that kind. Each attempt works
+// outside (or the test would prove nothing), is stopped by the filter of each kind of process, with the call named, and
+// where the filter is gone by the wall behind it.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/kvm.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -78,8 +80,8 @@ class AttemptTest : public testing::Test {
   Outcome Make(const Attempt& attempt, const std::string& name) {
     const std::string settings =
         std::string(attempt.name) + " " + std::to_string(targets_.victim) + " " + targets_.file + " " + targets_.socket;
-    DeviceProcess process(*io_, {.configure = nullptr,
-                                 .plan = broker::PlanRng,
+    DeviceProcess process(*io_, {.configure = [this](auto config) { Configure(config); },
+                                 .plan = PlannerOf(name),
                                  .executable = test::BuildDir() + "/tests/rogue",
                                  .name = name,
                                  .settings_text = settings});
@@ -97,6 +99,35 @@ class AttemptTest : public testing::Test {
     process.channel().MarkDead();
     vcpu.join();
     return outcome;
+  }
+
+  // The disk's image is one that it may only read.
+  void Configure(control::VmConfig::Builder config) const {
+    config.initSerial();
+    auto disk = config.initDisks(1)[0];
+    const OwnFd image(::open(targets_.file.c_str(), O_RDONLY | O_CLOEXEC));
+    disk.setFile(ShareFile(image.get()));
+    disk.setReadOnly(true);
+  }
+
+  static std::function<void(broker::Planner&)> PlannerOf(const std::string& name) {
+    if (name.starts_with("disk")) return broker::PlanDisks;
+    if (name == "console") return broker::PlanConsole;
+    if (name == "chipset") return broker::PlanChipset;
+    if (name == "vcpu-runner") return PlanRunner;
+    return broker::PlanRng;
+  }
+  // What a device has, and beside that a VM and a vCPU.
+  static void PlanRunner(broker::Planner& planner) {
+    broker::DevicePlan& plan = planner.Add("vcpu-runner", "");
+    planner.AddVirtioFunction(plan, 1);
+    const OwnFd kvm(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
+    OwnFd vm(::ioctl(kvm.get(), KVM_CREATE_VM, 0));
+    OwnFd vcpu(::ioctl(vm.get(), KVM_CREATE_VCPU, 0));
+    EXPECT_TRUE(vcpu.valid());
+    plan.files.push_back(std::move(vm));
+    plan.files.push_back(std::move(vcpu));
+    plan.uses_guest_memory = true;
   }
 
   test::TempDir dir_;
@@ -128,7 +159,9 @@ TEST_F(AttemptTest, EachIsStoppedByTheFilterOfEachKindOfProcessAndNamed) {
 TEST_F(AttemptTest, EachIsStoppedByTheWallBehindTheFilter) {
   for (const Attempt& attempt : Attempts()) {
     if (attempt.second_wall == nullptr) continue;
-    EXPECT_FALSE(Make(attempt, "unfiltered").got_through) << attempt.name << ", by: " << attempt.second_wall;
+    for (const char* kind : {"disk0-unfiltered", "rng-unfiltered"}) {
+      EXPECT_FALSE(Make(attempt, kind).got_through) << attempt.name << " from " << kind << ": " << attempt.second_wall;
+    }
   }
 }
 

@@ -143,7 +143,16 @@ void StormInterrupts(const std::vector<OwnFd>& interrupts) {
     if (memory == MAP_FAILED) ::usleep(1000);
   }
 }
-bool IsBomb(const std::string& lie) { return lie.ends_with("_bomb"); }
+
+// What a liar needs beside rng's own calls is for its own sleep and says nothing of the wall, which the attempts try. A
+// bomb has lost its filter: what ends it is to be the wall behind.
+SyscallPolicy PolicyFor(const std::string& lie) {
+  if (lie.ends_with("_bomb")) return NoPolicy();
+  SyscallPolicy policy = device::RngPolicy();
+  policy.Allow(SYS_clock_nanosleep, "waiting for requests");
+  policy.Allow(SYS_pause, "having lied");
+  return policy;
+}
 
 // Calls that are allowed, without end; those that are not; and then bytes that are no call at all.
 void FloodRpc(control::DeviceHost::Client& host, kj::WaitScope& wait) {
@@ -203,13 +212,7 @@ void Serve(const std::string& lie, kj::AsyncIoContext& io, ChildSandbox& sandbox
   storm.detach();
   while (started < 2) ::usleep(100);
 
-  // What a liar needs beside rng's own calls is for its own sleep and says nothing of the wall, which the attempts try.
-  SyscallPolicy policy = IsBomb(lie) ? NoPolicy() : device::RngPolicy();
-  if (!IsBomb(lie)) {
-    policy.Allow(SYS_clock_nanosleep, "waiting for requests");
-    policy.Allow(SYS_pause, "having lied");
-  }
-  sandbox.Close(grants.getSandbox(), {{RLIMIT_NOFILE, kMaxDescriptors}}, policy);
+  sandbox.Close(grants.getSandbox(), {{RLIMIT_NOFILE, kMaxDescriptors}}, PolicyFor(lie));
   auto ready = host.readyRequest();
   ready.setDevice(kj::heap<LyingDevice>());
   sandbox.Report(ready.initSandbox());
