@@ -41,6 +41,7 @@ LINK := -pie $(LINK_HARDENING) -pthread -fsanitize=$(SANITIZERS) -fno-sanitize=v
 endif
 RPC_LIBS := -lcapnp-rpc -lcapnp -lkj-async -lkj
 CHILD_LIBS := $(RPC_LIBS) -lseccomp -lcap-ng
+BLOCK_LIBS := -luring -lz -lzstd
 
 # Sources. A file's folder says which executable it belongs to; main.cc is its entry.
 sources = $(filter-out %_test.cc %_fuzz.cc,$(wildcard $(addsuffix /*.cc,$(1))))
@@ -53,14 +54,17 @@ schema_objects = $(patsubst %,$(BUILD)/obj/gen/%.o,$(wildcard $(addsuffix /*.cap
 DEVICES := chipset console disk rng
 IPC_SRC := $(call sources,ipc)
 COMMON_SRC := $(call sources,device-procs/common)
+# Image formats: only in the processes that read images.
+BLOCK_SRC := $(call sources,device-procs/common/block device-procs/common/block/qcow2)
+BLOCK_DEVICES := disk
 BROKER_SRC := $(call sources,broker broker/plans)
 LAUNCHER_SRC := $(call sources,broker/launcher)
 RUNNER_SRC := $(call sources,vcpu-runner vcpu-runner/boot vcpu-runner/kvm)
 PROBE_SRC := $(call sources,vcpu-runner/probe vcpu-runner/kvm)
 DEVICE_SRC := $(foreach d,$(DEVICES),$(call sources,device-procs/$(d)))
 TEST_SRC := $(wildcard ipc/*_test.cc broker/*_test.cc broker/*/*_test.cc vcpu-runner/*_test.cc vcpu-runner/*/*_test.cc \
-  device-procs/*/*_test.cc)
-ALL_SRC := $(sort $(IPC_SRC) $(COMMON_SRC) $(BROKER_SRC) $(LAUNCHER_SRC) $(RUNNER_SRC) $(PROBE_SRC) $(DEVICE_SRC))
+  device-procs/*/*_test.cc device-procs/common/*/*_test.cc device-procs/common/*/*/*_test.cc)
+ALL_SRC := $(sort $(IPC_SRC) $(COMMON_SRC) $(BLOCK_SRC) $(BROKER_SRC) $(LAUNCHER_SRC) $(RUNNER_SRC) $(PROBE_SRC) $(DEVICE_SRC))
 
 HELPERS := $(addprefix $(BUILD)/libexec/bulkhead-,broker vcpu-runner probe $(DEVICES))
 PROGRAMS := $(BUILD)/bulkhead $(HELPERS)
@@ -104,6 +108,7 @@ endef
 
 IPC_OBJ := $(call objects,$(IPC_SRC)) $(call schema_objects,ipc)
 COMMON_OBJ := $(call objects,$(COMMON_SRC)) $(call schema_objects,device-procs/common)
+BLOCK_OBJ := $(call objects,$(BLOCK_SRC))
 
 $(BUILD)/bulkhead: $(call objects,$(LAUNCHER_SRC)) $(IPC_OBJ)
 	$(call link,$(CHILD_LIBS))
@@ -116,8 +121,8 @@ $(BUILD)/libexec/bulkhead-probe: $(call objects,$(PROBE_SRC)) $(IPC_OBJ)
 	$(call link,$(CHILD_LIBS))
 define device_rule
 $(BUILD)/libexec/bulkhead-$(1): $(call objects,$(call sources,device-procs/$(1))) \
-  $(call schema_objects,device-procs/$(1)) $(COMMON_OBJ) $(IPC_OBJ)
-	$$(call link,$(CHILD_LIBS) -luring)
+  $(call schema_objects,device-procs/$(1)) $(if $(filter $(BLOCK_DEVICES),$(1)),$(BLOCK_OBJ)) $(COMMON_OBJ) $(IPC_OBJ)
+	$$(call link,$(CHILD_LIBS) $(if $(filter $(BLOCK_DEVICES),$(1)),$(BLOCK_LIBS)))
 endef
 $(foreach d,$(DEVICES),$(eval $(call device_rule,$(d))))
 
@@ -128,7 +133,7 @@ include tests/fuzz/fuzz.mk
 # Unit tests: every object but the entries, in one program.
 UNIT_OBJ := $(call objects,$(filter-out %/main.cc,$(ALL_SRC)) $(TEST_SRC)) $(SCHEMA_OBJECTS)
 $(BUILD)/tests/unit: $(UNIT_OBJ)
-	$(call link,-lgtest_main -lgtest $(CHILD_LIBS) -luring)
+	$(call link,-lgtest_main -lgtest $(CHILD_LIBS) $(BLOCK_LIBS))
 PROCESS_TEST_SRC := $(wildcard tests/process/*.cc)
 # Started as the broker starts them, spoken to as the runner does.
 DEVICE_DRIVER_OBJ := $(call objects,$(filter-out broker/main.cc,$(BROKER_SRC)) vcpu-runner/device_channel.cc) \

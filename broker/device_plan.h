@@ -40,7 +40,7 @@ struct PlannedListener {
 
 // What a process is limited to by its cgroup.
 struct PlannedLimits {
-  uint64_t memory_bytes = uint64_t{128} << 20;  // of its own, beside guest memory; its heap has 32 MiB
+  uint64_t memory_bytes = uint64_t{128} << 20;  // of its own, beside guest memory; most heaps have 32 MiB
   uint32_t threads = 2;                         // that it makes: the control plane's and the device's
   uint32_t kernel_threads = 2;                  // that the kernel may make on its behalf
   bool counts_io = false;                       // its files are images, whose throughput can be limited

@@ -124,6 +124,7 @@ VmRun::VmRun(kj::AsyncIoContext& io, const std::string& helpers, const VmSetting
       memory_(OrThrow(MakeSealedMemory("guest-" + settings.name, settings.memory_bytes))),
       child_signals_(io.unixEventPort),
       all_ready_(kj::newPromiseAndFulfiller<void>()),
+      all_loaded_(kj::newPromiseAndFulfiller<void>()),
       end_(kj::newPromiseAndFulfiller<VmEnd>()),
       ended_(end_.promise.fork()) {
   tasks_.emplace(task_errors_);
@@ -192,9 +193,28 @@ void VmRun::Prepare() {
   all_ready_.promise.exclusiveJoin(failed.addBranch()).wait(io_.waitScope);
   // It may have said that it is ready, and died.
   if (!runner_) throw Failure("vcpu-runner ended");
-  auto loaded = runner_->loadRequest().send().ignoreResult().catch_(
-      [](kj::Exception&& error) { throw Failure(PlainLine(ReasonOf(error))); });
-  loaded.exclusiveJoin(failed.addBranch()).wait(io_.waitScope);
+  Load();
+  all_loaded_.promise.exclusiveJoin(failed.addBranch()).wait(io_.waitScope);
+}
+
+// The runner its kernel, each device what may be hostile of its files: all behind their walls, and side by side.
+void VmRun::Load() {
+  not_loaded_ = process_count();
+  LoadWith(runner_->loadRequest().send().ignoreResult(), ExitKind::FAILURE);
+  for (DeviceProcess& process : devices_) {
+    if (process.device) LoadWith(process.device->loadRequest().send().ignoreResult(), ExitKind::DEVICE_FAILURE);
+  }
+}
+
+void VmRun::LoadWith(kj::Promise<void> call, ExitKind kind) {
+  tasks_->add(call.then(
+      [this] {
+        if (--not_loaded_ == 0) all_loaded_.fulfiller->fulfill();
+      },
+      [this, kind](kj::Exception&& error) {
+        // One that is gone is reported by its end, which says why.
+        if (error.getType() != kj::Exception::Type::DISCONNECTED) End({kind, PlainLine(ReasonOf(error))});
+      }));
 }
 
 kj::Promise<void> VmRun::ResumeDevices() {
@@ -319,6 +339,10 @@ void VmRun::Describe(capnp::List<control::ProcessReport>::Builder out) const {
   for (unsigned i = 0; i < devices_.size(); ++i) {
     out[i + 1].setName(devices_[i].plan->name);
     out[i + 1].setPid(devices_[i].dead ? 0 : devices_[i].child->pid());
+    out[i + 1].setFiles(static_cast<uint16_t>(devices_[i].plan->files.size()));
+    uint16_t queues = 0;
+    for (const PlannedFunction& function : devices_[i].plan->functions) queues += function.queues;
+    out[i + 1].setQueues(queues);
   }
 }
 

@@ -41,8 +41,9 @@ class VmRun {
         const PlaceFor& place_for);
   ~VmRun();
 
-  // Waits until every process is locked down and the kernel is loaded; the guest is paused then. Throws a Failure with
-  // the one line that the user sees: a child's reason, or why the kernel cannot be loaded.
+  // Waits until every process is locked down, the kernel is loaded and the devices have read what they were given; the
+  // guest is paused then. Throws a Failure with the one line that the user sees: a child's reason, or why the kernel or
+  // an image cannot be used.
   void Prepare();
   // Resumes; whether that went well shows in how the VM ends.
   void Go();
@@ -80,6 +81,8 @@ class VmRun {
   void FillRunnerGrants(control::RunnerGrants::Builder out) const;
   Result<void> TakeReport(Child& child, control::SandboxReport::Reader report);
   void Supervise();
+  void Load();
+  void LoadWith(kj::Promise<void> call, control::ExitReport::Kind kind);
   kj::Promise<void> WatchStops();
   void DeviceDied(size_t index, const std::string& how);
   kj::Promise<void> ResumeDevices();
@@ -94,7 +97,9 @@ class VmRun {
   std::unique_ptr<Child> runner_process_;
   std::optional<control::Runner::Client> runner_;
   unsigned not_ready_ = 0;
+  unsigned not_loaded_ = 0;
   kj::PromiseFulfillerPair<void> all_ready_;
+  kj::PromiseFulfillerPair<void> all_loaded_;
   kj::PromiseFulfillerPair<VmEnd> end_;
   kj::ForkedPromise<VmEnd> ended_;
   bool running_ = false;

@@ -42,6 +42,9 @@ bool AllArrive(control::VmConfig::Reader config) {
   };
   for (auto disk : config.getDisks()) {
     if (!arrives(disk.getFile())) return false;
+    for (auto backing : disk.getBacking()) {
+      if (!arrives(backing.getFile())) return false;
+    }
   }
   return arrives(config.getKernel()) && arrives(config.getInitrd()) && all(config.getSerial()) &&
          all(config.getVirtioConsole()) && arrives(config.getDebugConsole());

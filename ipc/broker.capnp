@@ -7,7 +7,23 @@ using Cxx = import "/capnp/c++.capnp";
 using Control = import "control.capnp";
 $Cxx.namespace("bulkhead::control");
 
+enum ImageFormat {
+  raw @0;
+  qcow2 @1;
+  qcow @2;                     # version 1
+}
+
+struct BackingConfig {
+  # A file below a disk's own; it is never written.
+  file @0 :Control.File;       # opened and locked by the launcher, for reading
+  name @1 :Text;
+  format @2 :ImageFormat;
+  directIo @3 :Bool;
+  blockDevice @4 :Bool;
+}
+
 struct DiskConfig {
+  # The fields of a file are those of the topmost one.
   file @0 :Control.File;       # opened and locked by the launcher; O_DIRECT where the file allows it
   name @1 :Text;               # the user's path, for messages
   readOnly @2 :Bool;
@@ -15,6 +31,8 @@ struct DiskConfig {
   directIo @4 :Bool;           # the file was opened with O_DIRECT
   blockDevice @5 :Bool;
   queues @6 :UInt16;           # 0: one per vCPU, up to the broker's limit
+  format @7 :ImageFormat;      # never found out by the contents, which a guest may have written
+  backing @8 :List(BackingConfig);     # the file below this one, then the one below that
 }
 
 struct StreamConfig {
@@ -70,6 +88,8 @@ struct ExitReport {
 struct ProcessReport {
   name @0 :Text;               # "vcpu-runner", "disk0"
   pid @1 :Int32;
+  files @2 :UInt16;            # host files that it was given
+  queues @3 :UInt16;           # virtqueues of its functions
 }
 
 struct VmReport {

@@ -14,8 +14,6 @@
 namespace bulkhead {
 namespace {
 
-// Far more than any device or the runner ever used; only address space until it is.
-constexpr size_t kHeapBytes = size_t{32} << 20;
 constexpr size_t kShortNameBytes = 15;  // TASK_COMM_LEN without its terminator
 
 // "bulkhead:web1 disk0" if it fits, else as much of the VM's name as leaves room for the device's.
@@ -46,8 +44,8 @@ ChildSandbox::ChildSandbox() {
 }
 
 void ChildSandbox::Close(control::SandboxGrant::Reader grant, std::initializer_list<ResourceLimit> limits,
-                         const SyscallPolicy& policy) {
-  ReserveHeap(kHeapBytes);
+                         const SyscallPolicy& policy, size_t heap_bytes) {
+  ReserveHeap(heap_bytes);
   LimitProcess(limits);
   listener_ = policy.Install(grant.getReportViolations() ? OnViolation::kReport : OnViolation::kKill);
 }

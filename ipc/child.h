@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What every child of the broker does first and last: empty root, name, event loop; and how it reports an error. The
-// broker takes its name here too. Main
-// thread.
+// broker takes its name here too. Main thread.
 #pragma once
 
 #include <kj/async-io.h>
@@ -17,6 +16,9 @@
 
 namespace bulkhead {
 
+// Far more than any child but a disk ever used; only address space until it is.
+inline constexpr size_t kHeapBytes = size_t{32} << 20;
+
 // The walls of a child, closed in two steps: what needs nothing at once, the rest when it has its grants.
 class ChildSandbox {
  public:
@@ -24,7 +26,7 @@ class ChildSandbox {
   ChildSandbox();
   // Heap, limits, no core dumps, and last the filter on all threads. Once; before anything hostile is read.
   void Close(control::SandboxGrant::Reader grant, std::initializer_list<ResourceLimit> limits,
-             const SyscallPolicy& policy);
+             const SyscallPolicy& policy, size_t heap_bytes = kHeapBytes);
   void Report(control::SandboxReport::Builder report) const;
   // The broker has taken what Report told it of.
   void Reported() { listener_.Close(); }

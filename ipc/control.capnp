@@ -98,6 +98,8 @@ interface Device {
   restore @3 (state :AnyPointer) -> ();
   pressPowerButton @4 () -> ();        # chipset
   attach @5 (port :UInt8, input :File, output :File) -> ();   # console: a new outside
+  load @6 () -> ();                    # once, before the first resume: reads what it was given that may be hostile;
+                                       # fails with one line if it cannot be used
 }
 
 struct RunnerGrants {

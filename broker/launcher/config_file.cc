@@ -54,10 +54,36 @@ std::string Text(const toml::value& value) {
   throw UsageError("a string is needed, in quotes");
 }
 
+// A string or a list of them.
+std::vector<std::string> Texts(const toml::value& value) {
+  if (!value.is_array()) return {Text(value)};
+  std::vector<std::string> texts;
+  for (const toml::value& each : value.as_array()) texts.push_back(Text(each));
+  return texts;
+}
+
+// backing = ["a.qcow2", "b.img"] with backing-format = ["qcow2", "raw"], which may be left out, as --disk's
+// "backing=a.qcow2,backing-format=qcow2,backing=b.img,backing-format=raw": a table keeps no order.
+std::string BackingWords(const toml::value& table) {
+  std::vector<std::string> files, formats;
+  if (table.contains("backing")) files = Texts(table.at("backing"));
+  if (table.contains("backing-format")) formats = Texts(table.at("backing-format"));
+  if (!formats.empty() && formats.size() != files.size()) {
+    throw UsageError("there must be as many values of backing-format as of backing, or none");
+  }
+  std::string words;
+  for (size_t i = 0; i < files.size(); ++i) {
+    words += ",backing=" + DoubleCommas(files[i]);
+    if (!formats.empty()) words += ",backing-format=" + DoubleCommas(formats[i]);
+  }
+  return words;
+}
+
 // {file = "disk.img", readonly = true, id = "DATA"} as --disk's "disk.img,readonly=on,id=DATA".
 std::string DiskWords(const toml::value& table) {
-  std::string file, words;
+  std::string file, words = BackingWords(table);
   for (const auto& [key, value] : table.as_table()) {
+    if (key == "backing" || key == "backing-format") continue;
     if (key == "file") {
       file = DoubleCommas(Text(value));
     } else {

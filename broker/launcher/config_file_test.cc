@@ -96,6 +96,31 @@ queues = 2
   EXPECT_EQ(run.disks[1].queues, 2u);
 }
 
+TEST_F(ConfigFile, BackingFilesAreATextOrAListWithTheirFormats) {
+  const RunOptions run = RunWith(R"(
+kernel = "k"
+[[disk]]
+backing = ["a.qcow2", "b,c.img"]
+backing-format = ["raw", "qcow2"]
+file = "top"
+format = "qcow2"
+[[disk]]
+file = "d.qcow2"
+backing = "e.qcow2"
+)");
+  ASSERT_EQ(run.disks.size(), 2u);
+  EXPECT_EQ(run.disks[0].format, DiskFormat::kQcow2);
+  ASSERT_EQ(run.disks[0].backing.size(), 2u);
+  EXPECT_EQ(run.disks[0].backing[0].path, "a.qcow2");
+  EXPECT_EQ(run.disks[0].backing[0].format, DiskFormat::kRaw);
+  EXPECT_EQ(run.disks[0].backing[1].path, "b,c.img");
+  EXPECT_EQ(run.disks[0].backing[1].format, DiskFormat::kQcow2);
+  ASSERT_EQ(run.disks[1].backing.size(), 1u);
+  EXPECT_EQ(run.disks[1].backing[0].format, DiskFormat::kQcow2);
+  EXPECT_TRUE(Has(ErrorOf("disk = {file = 'a', backing = ['b', 'c'], backing-format = 'raw'}\n"), "as many values"));
+  EXPECT_TRUE(Has(ErrorOf("disk = {file = 'a', backing-format = 'raw'}\n"), "as many values"));
+}
+
 TEST_F(ConfigFile, LimitsMayBeATable) {
   const std::string table = "kernel = \"k\"\nlimit = { memory = \"4G\", cpu = 1.5, pids = 500 }\n";
   const LimitOptions limits = RunWith(table).limits;

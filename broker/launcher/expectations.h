@@ -14,14 +14,15 @@
 
 namespace bulkhead::launcher {
 
-// At most fixed + per_device * (device processes) + per_vcpu * (vCPUs) + per_queue * (queues: a device's own, for the
-// vcpu-runner those of all devices) descriptors of a kind.
+// At most fixed + per_device * (device processes) + per_vcpu * (vCPUs) + per_queue * (queues: a disk's own, for the
+// vcpu-runner those of all disks) + per_file * (files that it was given) descriptors of a kind.
 struct FdBound {
   FdKind kind;
   unsigned fixed = 0;
   unsigned per_device = 0;
   unsigned per_vcpu = 0;
   unsigned per_queue = 0;
+  unsigned per_file = 0;
 };
 
 // At most fixed + per_vcpu * (vCPUs) + per_queue * (its queues) threads, those included that the kernel makes for it.
@@ -38,10 +39,12 @@ struct Expectation {
   std::string executable;  // file name
   bool caged = true;       // own namespaces and an empty root; all but the broker
   GuestMemoryUse guest_memory = GuestMemoryUse::kNever;
-  TaskBound tasks = {};         // where it has a cgroup
-  bool all_exit_rings = false;  // not only that of its own name
-  unsigned files = 0;           // different files and block devices; ~0: any number
-  std::vector<FdBound> bounds;  // of kinds not named here: none
+  TaskBound tasks = {};                       // where it has a cgroup
+  bool all_exit_rings = false;                // not only that of its own name
+  unsigned files = 0;                         // different files and block devices; ~0: any number
+  bool counts_files = false;                  // no more of them than the broker says it gave it
+  uint64_t own_memory = uint64_t{128} << 20;  // where it has a cgroup, beside guest memory; bytes
+  std::vector<FdBound> bounds;                // of kinds not named here: none
 };
 
 // The kind of a process by its name in the VM; nullptr for a name that no kind has.

@@ -55,6 +55,7 @@ VmFacts Vm() {
     vm.processes[i].memory->guest_memory = {{kMemory, "rw-s", "memfd:guest-web1", true}};
   }
   ProcessFacts& disk = vm.processes[3];
+  disk.granted = {.files = 1, .queues = 1};
   disk.descriptors->push_back({10, FdKind::kFile, "/images/a.img"});
   disk.descriptors->push_back({11, FdKind::kIoUring, "anon_inode:[io_uring]"});
   disk.descriptors->push_back({12, FdKind::kGuestMemory, "memfd:guest-web1"});
@@ -100,6 +101,32 @@ TEST(Expectations, ALimitIsNoWiderThanItsKindsWorkTakes) {
   EXPECT_EQ(Differences(vm),
             (std::vector<std::string>{"chipset: has 134217729 in memory.max of its cgroup, not at most 134217728",
                                       "disk0: has 40 in pids.max of its cgroup, not at most 39"}));
+}
+
+TEST(Expectations, ADiskOfSeveralFilesHasThoseAndNoMore) {
+  VmFacts vm = Vm();
+  ProcessFacts& disk = vm.processes[3];
+  disk.granted.files = 2;
+  disk.descriptors->push_back({20, FdKind::kFile, "/images/base.img"});
+  EXPECT_EQ(Differences(vm), std::vector<std::string>{});
+  disk.descriptors->push_back({21, FdKind::kFile, "/images/other.img"});
+  EXPECT_EQ(Differences(vm), std::vector<std::string>{"disk0: has 3 different files open, not at most 2: "
+                                                      "/images/a.img, /images/base.img, /images/other.img"});
+  // However many the broker says it gave.
+  disk.granted.files = 1000;
+  for (int i = 0; i < 16; ++i) disk.descriptors->push_back({30 + i, FdKind::kFile, "/images/" + std::to_string(i)});
+  EXPECT_EQ(Differences(vm).size(), 1U);
+}
+
+TEST(Expectations, QueuesCountWhoeverServesThem) {
+  VmFacts vm = Vm();
+  ProcessFacts& disk = vm.processes[3];
+  disk.descriptors->insert(disk.descriptors->end(), 20, {20, FdKind::kEventfd, "anon_inode:[eventfd]"});
+  EXPECT_EQ(Differences(vm).size(), 1U) << "those of one queue are fewer";
+  disk.granted.queues = 2;
+  EXPECT_EQ(Differences(vm), std::vector<std::string>{}) << "one io_uring may serve two";
+  disk.descriptors->insert(disk.descriptors->end(), 2, {20, FdKind::kIoUring, "anon_inode:[io_uring]"});
+  EXPECT_EQ(Differences(vm).size(), 1U) << "and no queue has more than one";
 }
 
 TEST(Expectations, ACgroupThatCannotBeSeenIsSaid) {

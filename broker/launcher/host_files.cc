@@ -17,6 +17,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <set>
 
 namespace bulkhead::launcher {
@@ -115,42 +116,107 @@ void Lock(const OwnFd& file, bool read_only, const std::string& subject) {
                    EBUSY);
 }
 
-OwnFd OpenImage(const DiskOption& disk, const std::string& subject, bool& direct_io) {
-  const int access = (disk.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
-  if (disk.direct) {
-    OwnFd file(::open(disk.path.c_str(), access | O_DIRECT));
+// One file of a disk as it is to be opened.
+struct ImageRequest {
+  std::string subject;  // "disk 'a.img'"
+  std::string path;
+  DiskFormat format;
+  bool read_only;
+  bool direct;
+};
+
+OwnFd OpenWithAccess(const ImageRequest& image, bool& direct_io) {
+  const int access = (image.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+  const Use use = image.read_only ? Use::kRead : Use::kWriteDisk;
+  if (image.direct) {
+    OwnFd file(::open(image.path.c_str(), access | O_DIRECT));
     direct_io = file.valid();
     // Some file systems have no direct I/O (EINVAL): then it goes through the page cache.
     if (file.valid()) return file;
-    if (errno != EINVAL) ThrowOpenError(subject, errno, disk.read_only ? Use::kRead : Use::kWriteDisk);
+    if (errno != EINVAL) ThrowOpenError(image.subject, errno, use);
   }
   direct_io = false;
-  OwnFd file(::open(disk.path.c_str(), access));
-  if (!file.valid()) ThrowOpenError(subject, errno, disk.read_only ? Use::kRead : Use::kWriteDisk);
+  OwnFd file(::open(image.path.c_str(), access));
+  if (!file.valid()) ThrowOpenError(image.subject, errno, use);
   return file;
 }
 
-OpenDisk OpenOne(const DiskOption& disk) {
-  const std::string subject = "disk '" + disk.path + "'";
-  OpenDisk opened;
-  opened.file = OpenImage(disk, subject, opened.direct_io);
-  const struct stat info = StatOf(opened.file, subject);
-  if (S_ISDIR(info.st_mode)) ThrowOpenError(subject, EISDIR, Use::kRead);
+OpenImage OpenOne(const ImageRequest& image) {
+  OpenImage opened;
+  opened.file = OpenWithAccess(image, opened.direct_io);
+  const struct stat info = StatOf(opened.file, image.subject);
+  if (S_ISDIR(info.st_mode)) ThrowOpenError(image.subject, EISDIR, Use::kRead);
   opened.block_device = S_ISBLK(info.st_mode);
   if (!opened.block_device && !S_ISREG(info.st_mode)) {
-    throw FatalError(subject + ": is neither a file nor a block device");
+    throw FatalError(image.subject + ": is neither a file nor a block device");
   }
-  if (S_ISREG(info.st_mode)) {
-    if (info.st_size == 0) {
-      throw FatalError(subject + ": the image is empty; give it a size with `truncate -s 10G " + disk.path + "`");
-    }
-    if (static_cast<uint64_t>(info.st_size) % kSectorBytes != 0) {
-      throw FatalError(subject + ": its size is not a multiple of 512 bytes; round it up with `truncate -s %512 " +
-                       disk.path + "`");
-    }
+  if (S_ISREG(info.st_mode) && info.st_size == 0 && image.format != DiskFormat::kRaw) {
+    throw FatalError(image.subject + ": the file is empty and no image; make one with `bulkhead img create -f qcow2 " +
+                     image.path + " 10G`");
   }
-  Lock(opened.file, disk.read_only, subject);
+  Lock(opened.file, image.read_only, image.subject);
   return opened;
+}
+
+// A raw disk is as large as its file; under a format, and below another file, any size will do.
+void CheckRawSize(const OpenImage& image, const std::string& path) {
+  const std::string subject = "disk '" + path + "'";
+  const struct stat info = StatOf(image.file, subject);
+  if (!S_ISREG(info.st_mode)) return;
+  if (info.st_size == 0) {
+    throw FatalError(subject + ": the image is empty; make one with `bulkhead img create -f raw " + path + " 10G`");
+  }
+  if (static_cast<uint64_t>(info.st_size) % kSectorBytes != 0) {
+    throw FatalError(subject + ": its size is not a multiple of 512 bytes; round it up with `truncate -s %512 " + path +
+                     "`");
+  }
+}
+
+OpenDisk OpenWithBacking(const DiskOption& disk) {
+  OpenDisk opened;
+  opened.image = OpenOne({.subject = "disk '" + disk.path + "'",
+                          .path = disk.path,
+                          .format = disk.format,
+                          .read_only = disk.read_only,
+                          .direct = disk.direct});
+  if (disk.format == DiskFormat::kRaw) CheckRawSize(opened.image, disk.path);
+  for (const BackingOption& backing : disk.backing) {
+    opened.backing.push_back(OpenOne({.subject = "backing file '" + backing.path + "' of disk '" + disk.path + "'",
+                                      .path = backing.path,
+                                      .format = backing.format,
+                                      .read_only = true,
+                                      .direct = disk.direct}));
+  }
+  return opened;
+}
+
+// Which file a path leads to; nothing where that is not there, which opening it tells better.
+std::optional<std::pair<dev_t, ino_t>> FileAt(const std::string& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) != 0) return std::nullopt;
+  return std::pair{info.st_dev, info.st_ino};
+}
+
+// Locks tell VMs apart, not the disks of one.
+void CheckSharing(const std::vector<DiskOption>& disks) {
+  std::set<std::pair<dev_t, ino_t>> images, written;
+  for (const DiskOption& disk : disks) {
+    const auto file = FileAt(disk.path);
+    if (file && !images.insert(*file).second) {
+      throw FatalError("disk '" + disk.path + "': is given twice; a guest would corrupt it");
+    }
+    if (file && !disk.read_only) written.insert(*file);
+  }
+  for (const DiskOption& disk : disks) {
+    for (const BackingOption& backing : disk.backing) {
+      const auto file = FileAt(backing.path);
+      if (file && written.contains(*file)) {
+        throw FatalError("backing file '" + backing.path + "' of disk '" + disk.path +
+                         "': is a disk that the guest may write, too, which would corrupt what lies on it; add "
+                         "readonly to that disk, or leave it out");
+      }
+    }
+  }
 }
 
 }  // namespace
@@ -167,16 +233,9 @@ OwnFd OpenSource(const std::string& what, const std::string& path) {
 }
 
 std::vector<OpenDisk> OpenDisks(const std::vector<DiskOption>& disks) {
+  CheckSharing(disks);
   std::vector<OpenDisk> opened;
-  std::set<std::pair<dev_t, ino_t>> seen;
-  for (const DiskOption& disk : disks) {
-    struct stat info {};
-    const bool known = ::stat(disk.path.c_str(), &info) == 0;
-    if (known && !seen.insert({info.st_dev, info.st_ino}).second) {
-      throw FatalError("disk '" + disk.path + "': is given twice; a guest would corrupt it");
-    }
-    opened.push_back(OpenOne(disk));
-  }
+  for (const DiskOption& disk : disks) opened.push_back(OpenWithBacking(disk));
   return opened;
 }
 

@@ -16,11 +16,16 @@ namespace bulkhead::launcher {
 // A kernel or an initrd; `what` stands before the path in errors.
 OwnFd OpenSource(const std::string& what, const std::string& path);
 
-struct OpenDisk {
+struct OpenImage {
   OwnFd file;  // locked: for writing, or for reading if read-only
   bool direct_io = false;
   bool block_device = false;
 };
+struct OpenDisk {
+  OpenImage image;
+  std::vector<OpenImage> backing;  // read-only; the file below the image, then the one below that
+};
+// A file may be below several images, but then it is not written.
 std::vector<OpenDisk> OpenDisks(const std::vector<DiskOption>& disks);
 
 // Lets go of the images' locks when it ends. The kernel would do so too, but only some time after the last process is

@@ -35,6 +35,16 @@ class HostFiles : public testing::Test {
     disk.read_only = read_only;
     return disk;
   }
+  static DiskOption Disk(const std::string& path, const std::vector<std::string>& backing, bool read_only = false) {
+    DiskOption disk = Disk(path, read_only);
+    for (const std::string& file : backing) disk.backing.push_back({.path = file, .format = DiskFormat::kRaw});
+    return disk;
+  }
+  static DiskOption Qcow2(const std::string& path) {
+    DiskOption disk = Disk(path);
+    disk.format = DiskFormat::kQcow2;
+    return disk;
+  }
   // Fails with one line in which `word` occurs.
   static void ExpectLine(const std::function<void()>& action, const std::string& word) {
     try {
@@ -67,9 +77,49 @@ TEST_F(HostFiles, ImagesThatCannotBeDisksAreRefused) {
   ExpectLine([&] { OpenDisks({Disk(base_ / "missing")}); }, "no such file");
   ExpectLine([&] { OpenDisks({Disk(Image("file", 512) + "/below")}); }, "not a directory");
   ExpectLine([&] { OpenDisks({Disk(base_)}); }, "directory");
-  ExpectLine([&] { OpenDisks({Disk(Image("empty", 0))}); }, "truncate");
+  ExpectLine([&] { OpenDisks({Disk(Image("empty", 0))}); }, "img create -f raw");
   ExpectLine([&] { OpenDisks({Disk(Image("ragged", 1000))}); }, "512");
   ExpectLine([&] { OpenDisks({Disk("/dev/null")}); }, "block device");
+}
+
+TEST_F(HostFiles, AnImageWithAFormatMayHaveAnySizeButNone) {
+  EXPECT_EQ(OpenDisks({Qcow2(Image("ragged.qcow2", 1000))}).size(), 1u);
+  ExpectLine([&] { OpenDisks({Qcow2(Image("empty.qcow2", 0))}); }, "img create -f qcow2");
+  // Nor has a raw file below another one, whose bytes past the end are zero.
+  EXPECT_EQ(OpenDisks({Disk(Image("top", 512), {Image("ragged", 1000), Image("empty", 0)})})[0].backing.size(), 2u);
+}
+
+TEST_F(HostFiles, BackingFilesAreOpenedForReadingInTheirOrder) {
+  const auto disks = OpenDisks({Disk(Image("top", 512), {Image("one", 512), Image("two", 1024)})});
+  ASSERT_EQ(disks[0].backing.size(), 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    const int fd = disks[0].backing[i].file.get();
+    struct stat info {};
+    ASSERT_EQ(::fstat(fd, &info), 0);
+    EXPECT_EQ(static_cast<size_t>(info.st_size), (i + 1) * 512);
+    EXPECT_EQ(::fcntl(fd, F_GETFL) & O_ACCMODE, O_RDONLY);
+  }
+  ExpectLine([&] { OpenDisks({Disk(Image("other", 512), {base_ / "missing"})}); }, "backing file '");
+}
+
+TEST_F(HostFiles, ABackingFileIsSharedAndNotWritten) {
+  const std::string base = Image("base", 512), a = Image("a", 512), b = Image("b", 512);
+  const auto disks = OpenDisks({Disk(a, {base}), Disk(b, {base})});
+  EXPECT_EQ(disks.size(), 2u) << "two disks of one VM";
+  EXPECT_EQ(OpenDisks({Disk(Image("c", 512), {base})}).size(), 1u) << "and of another";
+  EXPECT_EQ(OpenDisks({Disk(base, true)}).size(), 1u);
+  ExpectLine([&] { OpenDisks({Disk(base)}); }, "in use");
+}
+
+TEST_F(HostFiles, AFileThatAVmWritesIsNoBackingFile) {
+  const std::string base = Image("base", 512), top = Image("top", 512);
+  fs::create_hard_link(base, base_ / "link");
+  ExpectLine([&] { OpenDisks({Disk(base), Disk(top, {base_ / "link"})}); }, "may write");
+  ExpectLine([&] { OpenDisks({Disk(top, {base}), Disk(base)}); }, "may write");
+  ExpectLine([&] { OpenDisks({Disk(top, {top})}); }, "may write");
+  EXPECT_EQ(OpenDisks({Disk(base, true), Disk(top, {base})}).size(), 2u);
+  const auto writer = OpenDisks({Disk(base)});
+  ExpectLine([&] { OpenDisks({Disk(top, {base})}); }, "in use");
 }
 
 TEST_F(HostFiles, ASocketAsImageIsNamedAsSuch) {
@@ -103,7 +153,7 @@ TEST_F(HostFiles, LocksEndWithDiskLocksEvenWhereTheFileStaysOpen) {
   const auto disks = OpenDisks({Disk(image)});
   {
     DiskLocks locks;
-    locks.Add(disks[0].file);
+    locks.Add(disks[0].image.file);
     ExpectLine([&] { OpenDisks({Disk(image)}); }, "in use");
   }
   EXPECT_EQ(OpenDisks({Disk(image)}).size(), 1u);
@@ -115,8 +165,8 @@ TEST_F(HostFiles, DirectIoIsReportedAsOpened) {
     DiskOption option = Disk(image);
     option.direct = direct;
     const auto disks = OpenDisks({option});
-    const bool opened_direct = (::fcntl(disks[0].file.get(), F_GETFL) & O_DIRECT) != 0;
-    EXPECT_EQ(disks[0].direct_io, opened_direct);
+    const bool opened_direct = (::fcntl(disks[0].image.file.get(), F_GETFL) & O_DIRECT) != 0;
+    EXPECT_EQ(disks[0].image.direct_io, opened_direct);
     EXPECT_TRUE(direct || !opened_direct);
   }
 }

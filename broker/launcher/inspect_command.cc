@@ -33,6 +33,7 @@ Inspection Inspect(control::VmReport::Reader report, pid_t broker_pid) {
   auto& processes = inspection.vm.processes;
   for (auto process : report.getProcesses()) {
     processes.push_back(ReadProcessFacts(process.getName().cStr(), process.getPid()));
+    processes.back().granted = {.files = process.getFiles(), .queues = process.getQueues()};
   }
   for (const ProcessFacts& process : processes) inspection.filters.push_back(ReadFilter(process));
   return inspection;

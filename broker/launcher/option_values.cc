@@ -15,6 +15,7 @@ constexpr uint64_t kMinMemory = uint64_t{16} << 20;
 constexpr uint64_t kPageBytes = 4096;
 constexpr size_t kMaxNameBytes = 48;
 constexpr size_t kMaxSerialBytes = 20;  // virtio 1.2 §5.2.6: VIRTIO_BLK_T_GET_ID
+constexpr size_t kMaxDiskFiles = 16;    // one below the other, that of the disk itself included
 constexpr uint32_t kMaxCpus = 64;
 constexpr uint64_t kMinLimit = uint64_t{64} << 20;
 constexpr uint64_t kMaxLimit = uint64_t{8} << 40;
@@ -66,13 +67,37 @@ bool ParseSwitch(const std::string& key, const std::string& value) {
   throw UsageError("--disk: " + key + " is 'on' or 'off', not '" + value + "'");
 }
 
+DiskFormat ParseFormat(const std::string& key, const std::string& value) {
+  if (value == "raw") return DiskFormat::kRaw;
+  if (value == "qcow2") return DiskFormat::kQcow2;
+  if (value == "qcow") return DiskFormat::kQcow;
+  throw UsageError("--disk: " + key + " is raw, qcow2 or qcow, not '" + value +
+                   "'; images of other formats can be converted with `qemu-img convert -O qcow2`");
+}
+
+DiskFormat FormatByName(const std::string& path) {
+  if (path.ends_with(".qcow2")) return DiskFormat::kQcow2;
+  if (path.ends_with(".qcow")) return DiskFormat::kQcow;
+  return DiskFormat::kRaw;
+}
+
+void AddBacking(DiskOption& disk, const std::string& path) {
+  if (path.empty()) throw UsageError("--disk: backing names the file below, as in backing=base.img");
+  if (disk.backing.size() + 1 >= kMaxDiskFiles) {
+    throw UsageError("--disk: an image has at most " + std::to_string(kMaxDiskFiles - 1) + " backing files");
+  }
+  disk.backing.push_back({.path = path, .format = FormatByName(path)});
+}
+
 void SetDiskWord(DiskOption& disk, const std::string& key, const std::string& value) {
   if (key == "format") {
-    if (value == "raw") return;
-    throw UsageError("--disk: format '" + value +
-                     "' is not supported by this version, only raw; convert with `qemu-img convert -O raw`");
-  }
-  if (key == "readonly") {
+    disk.format = ParseFormat(key, value);
+  } else if (key == "backing") {
+    AddBacking(disk, value);
+  } else if (key == "backing-format") {
+    if (disk.backing.empty()) throw UsageError("--disk: backing-format stands behind the backing=FILE that it is of");
+    disk.backing.back().format = ParseFormat(key, value);
+  } else if (key == "readonly") {
     disk.read_only = ParseSwitch(key, value);
   } else if (key == "direct") {
     disk.direct = ParseSwitch(key, value);
@@ -88,8 +113,10 @@ void SetDiskWord(DiskOption& disk, const std::string& key, const std::string& va
       throw UsageError("--disk: queues is a number from 1 to 16");
     disk.queues = static_cast<uint16_t>(queues);
   } else {
-    throw UsageError("--disk: unknown word '" + key +
-                     "'; known are format, readonly, id, direct and queues (a comma in a file's name is written ',,')");
+    throw UsageError(
+        "--disk: unknown word '" + key +
+        "'; known are format, backing, backing-format, readonly, id, direct and queues (a comma in a file's name is "
+        "written ',,')");
   }
 }
 
@@ -152,9 +179,14 @@ DiskOption ParseDisk(const std::string& text) {
   disk.path = words[0];
   if (disk.path.starts_with("file=")) disk.path.erase(0, 5);
   if (disk.path.empty()) throw UsageError("--disk: name an image, as in --disk disk.img");
+  disk.format = FormatByName(disk.path);
   for (size_t i = 1; i < words.size(); ++i) {
     const size_t equals = words[i].find('=');
     SetDiskWord(disk, words[i].substr(0, equals), equals == std::string::npos ? "" : words[i].substr(equals + 1));
+  }
+  if (disk.format == DiskFormat::kQcow && !disk.read_only) {
+    throw UsageError("--disk: '" + disk.path +
+                     "' is a qcow image (version 1), which can only be read; add readonly, or convert it to qcow2");
   }
   return disk;
 }

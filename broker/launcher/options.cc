@@ -77,7 +77,8 @@ void AddRunOptions(CLI::App& app, RunOptions& run, Raw& raw) {
   app.add_option("--initrd", run.initrd, "initial RAM disk")->type_name("FILE");
   app.add_option("--append", run.append, "kernel command line")->type_name("STRING");
   app.add_option("--disk", raw.disks,
-                 "a raw image or a block device, with [,readonly][,id=NAME][,direct=off][,queues=N]; repeatable")
+                 "an image or a block device, with [,format=raw|qcow2|qcow] (default: by the name's ending), "
+                 "[,backing=FILE[,backing-format=..]], [,readonly][,id=NAME][,direct=off][,queues=N]; repeatable")
       ->type_name("FILE")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   app.add_option("--console", raw.console, "serial port ttyS0: stdio (default), pty, unix=PATH, file=PATH or none")

@@ -22,8 +22,18 @@ struct StreamOption {
   std::string path;  // kUnix, kFile
 };
 
+enum class DiskFormat { kRaw, kQcow2, kQcow };
+
+// A file below a disk's own; opened for reading only.
+struct BackingOption {
+  std::string path;
+  DiskFormat format = DiskFormat::kRaw;
+};
+
 struct DiskOption {
   std::string path;
+  DiskFormat format = DiskFormat::kRaw;  // as said, or by the path's ending; never by what is in the file
+  std::vector<BackingOption> backing;    // the file below this one, then the one below that
   bool read_only = false;
   bool direct = true;   // try O_DIRECT
   std::string id;       // at most 20 bytes; empty: the device's name

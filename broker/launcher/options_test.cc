@@ -96,8 +96,47 @@ TEST(DiskOption, MistakesAreRefused) {
   EXPECT_NO_THROW(ParseDisk("d,id=12345678901234567890"));
 }
 
-TEST(DiskOption, Qcow2GetsToldHowToConvert) {
-  EXPECT_TRUE(Has(ErrorOf({"run", "--kernel", "k", "--disk", "d.qcow2,format=qcow2"}), "qemu-img convert -O raw"));
+TEST(DiskOption, FormatIsWhatIsSaidOrWhatTheNameEndsIn) {
+  EXPECT_EQ(ParseDisk("d.img").format, DiskFormat::kRaw);
+  EXPECT_EQ(ParseDisk("d.qcow2").format, DiskFormat::kQcow2);
+  EXPECT_EQ(ParseDisk("d.qcow,readonly").format, DiskFormat::kQcow);
+  EXPECT_EQ(ParseDisk("qcow2").format, DiskFormat::kRaw);
+  EXPECT_EQ(ParseDisk("d.qcow2.bak").format, DiskFormat::kRaw);
+  EXPECT_EQ(ParseDisk("d.qcow2,format=raw").format, DiskFormat::kRaw);
+  EXPECT_EQ(ParseDisk("d,format=qcow2").format, DiskFormat::kQcow2);
+  EXPECT_EQ(RunWith({"-hda", "d.qcow2"}).run.disks[0].format, DiskFormat::kQcow2);
+}
+
+TEST(DiskOption, AnOldQcowCanOnlyBeRead) {
+  EXPECT_TRUE(Has(ErrorOf({"run", "--kernel", "k", "--disk", "d.qcow"}), "readonly"));
+  EXPECT_TRUE(Has(ErrorOf({"run", "--kernel", "k", "--disk", "d,format=qcow"}), "readonly"));
+  EXPECT_NO_THROW(ParseDisk("d.qcow2,backing=old.qcow"));
+}
+
+TEST(DiskOption, BackingFilesKeepTheirOrderAndHaveAFormatEach) {
+  const DiskOption disk = ParseDisk(
+      "top.qcow2,backing=a.qcow2,backing=b,,c.img,backing-format=qcow2,id=X,backing=d.qcow2,backing-format=raw");
+  ASSERT_EQ(disk.backing.size(), 3u);
+  EXPECT_EQ(disk.backing[0].path, "a.qcow2");
+  EXPECT_EQ(disk.backing[0].format, DiskFormat::kQcow2);
+  EXPECT_EQ(disk.backing[1].path, "b,c.img");
+  EXPECT_EQ(disk.backing[1].format, DiskFormat::kQcow2);
+  EXPECT_EQ(disk.backing[2].path, "d.qcow2");
+  EXPECT_EQ(disk.backing[2].format, DiskFormat::kRaw);
+  EXPECT_EQ(disk.format, DiskFormat::kQcow2);
+  EXPECT_EQ(disk.id, "X");
+}
+
+TEST(DiskOption, MistakesInFormatsAndBackingFilesAreRefused) {
+  for (const char* text :
+       {"d,format=", "d,format=vmdk", "d,format=QCOW2", "d,backing=", "d,backing", "d,backing-format=raw",
+        "d,backing=b,backing-format=vhd", "d,backing-format=raw,backing=b"}) {
+    EXPECT_THROW(ParseDisk(text), UsageError) << text;
+  }
+  std::string many = "d";
+  for (int i = 0; i < 15; ++i) many += ",backing=b" + std::to_string(i);
+  EXPECT_EQ(ParseDisk(many).backing.size(), 15u);
+  EXPECT_THROW(ParseDisk(many + ",backing=c"), UsageError);
 }
 
 TEST(StreamOption, KnowsItsWords) {

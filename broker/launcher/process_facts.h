@@ -45,8 +45,15 @@ struct RootFacts {
   std::optional<bool> empty;
 };
 
+// What the broker says that it made a process for; all else here the kernel says.
+struct ProcessGrants {
+  unsigned files = 0;   // of the host
+  unsigned queues = 0;  // virtqueues
+};
+
 struct ProcessFacts {
   std::string name;  // "disk0"
+  ProcessGrants granted;
   pid_t pid = 0;
   pid_t parent = 0;
   std::vector<pid_t> children;

@@ -16,7 +16,10 @@ VmResources::VmResources(const RunOptions& options) {
   kernel_ = OpenSource("kernel", options.kernel);
   if (!options.initrd.empty()) initrd_ = OpenSource("initrd", options.initrd);
   disks_ = OpenDisks(options.disks);
-  for (const OpenDisk& disk : disks_) locks_.Add(disk.file);
+  for (const OpenDisk& disk : disks_) {
+    locks_.Add(disk.image.file);
+    for (const OpenImage& backing : disk.backing) locks_.Add(backing.file);
+  }
   serial_ = OpenStream("the serial port", options.console);
   if (options.virtio_console) virtio_console_ = OpenStream("the virtio console", *options.virtio_console);
   if (options.debug_console.kind == Kind::kStdio) debug_output_ = debug_.emplace().TakeGuestEnd();
@@ -61,6 +64,41 @@ void VmResources::Stream::Fill(control::StreamConfig::Builder out) const {
   if (listener.valid()) out.setListener(ShareFile(listener.get()));
 }
 
+namespace {
+
+control::ImageFormat FormatOf(DiskFormat format) {
+  switch (format) {
+    case DiskFormat::kQcow2:
+      return control::ImageFormat::QCOW2;
+    case DiskFormat::kQcow:
+      return control::ImageFormat::QCOW;
+    case DiskFormat::kRaw:
+      break;
+  }
+  return control::ImageFormat::RAW;
+}
+
+// A disk's own file or one below it.
+template <typename Option, typename Config>
+void FillImage(const Option& option, const OpenImage& image, Config out) {
+  out.setFile(ShareFile(image.file.get()));
+  out.setName(option.path);
+  out.setFormat(FormatOf(option.format));
+  out.setDirectIo(image.direct_io);
+  out.setBlockDevice(image.block_device);
+}
+
+void FillDisk(const DiskOption& option, const OpenDisk& disk, control::DiskConfig::Builder out) {
+  FillImage(option, disk.image, out);
+  out.setReadOnly(option.read_only);
+  out.setSerial(option.id);
+  out.setQueues(option.queues);
+  auto backing = out.initBacking(static_cast<unsigned>(disk.backing.size()));
+  for (unsigned i = 0; i < disk.backing.size(); ++i) FillImage(option.backing[i], disk.backing[i], backing[i]);
+}
+
+}  // namespace
+
 void VmResources::Fill(const RunOptions& options, const RuntimeDir& directory, control::VmConfig::Builder out) const {
   out.setName(options.name);
   out.setMemoryBytes(options.memory_bytes);
@@ -74,13 +112,7 @@ void VmResources::Fill(const RunOptions& options, const RuntimeDir& directory, c
   out.setCommandLine(options.append);
   auto configs = out.initDisks(static_cast<unsigned>(disks_.size()));
   for (unsigned i = 0; i < disks_.size(); ++i) {
-    configs[i].setFile(ShareFile(disks_[i].file.get()));
-    configs[i].setName(options.disks[i].path);
-    configs[i].setReadOnly(options.disks[i].read_only);
-    configs[i].setSerial(options.disks[i].id);
-    configs[i].setDirectIo(disks_[i].direct_io);
-    configs[i].setBlockDevice(disks_[i].block_device);
-    configs[i].setQueues(options.disks[i].queues);
+    FillDisk(options.disks[i], disks_[i], configs[i]);
   }
   serial_.Fill(out.initSerial());
   if (options.virtio_console) virtio_console_.Fill(out.initVirtioConsole());

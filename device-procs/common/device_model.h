@@ -42,6 +42,10 @@ class DeviceModel {
  public:
   virtual ~DeviceModel() = default;
 
+  // After lock-down, once, before everything else: reads what the device was given that somebody hostile may have
+  // written, such as an image's header. An error is one line for the user, and the device's end.
+  virtual Result<void> ReadInput() { return {}; }
+
   // `region` numbers the process's regions in the order of its grants; `width` is 1, 2, 4 or 8 bytes; the bytes
   // [offset, offset + width) lie inside the region (the runtime has checked it).
   virtual uint64_t Read(uint16_t region, uint64_t offset, uint8_t width) = 0;

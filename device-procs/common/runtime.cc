@@ -22,6 +22,12 @@ class DeviceServer final : public control::Device::Server {
  public:
   DeviceServer(DeviceThread& thread, DeviceModel& device) : thread_(thread), device_(device) {}
 
+  kj::Promise<void> load(LoadContext) override {
+    Result<void> read;
+    thread_.Call([&] { read = device_.ReadInput(); });
+    if (!read.ok()) throw Failure(read.error().message);
+    return kj::READY_NOW;
+  }
   kj::Promise<void> resume(ResumeContext) override {
     thread_.Call([&] { device_.Resume(); });
     return kj::READY_NOW;
@@ -121,7 +127,8 @@ void Serve(const DeviceKind& kind, kj::AsyncIoContext& io, ChildSandbox& sandbox
   DeviceThread thread(loop);
   thread.Start();
 
-  sandbox.Close(grants.getSandbox(), {{RLIMIT_NOFILE, kMaxDescriptors}, {RLIMIT_MEMLOCK, 0}}, kind.policy);
+  sandbox.Close(grants.getSandbox(), {{RLIMIT_NOFILE, kMaxDescriptors}, {RLIMIT_MEMLOCK, 0}}, kind.policy,
+                kind.heap_bytes);
 
   auto ready = host.readyRequest();
   ready.setDevice(kj::heap<DeviceServer>(thread, *device));

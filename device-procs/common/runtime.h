@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The runtime of every device process: connects to the broker, receives grants, builds the device, drops everything,
-// locks down, says ready, then serves. Two threads: the main thread speaks RPC with the broker (control plane); the
-// device thread owns the device and serves exits, kicks and the device's own descriptors.
+// locks down, says ready, reads what may be hostile, then serves. Two threads: the main thread speaks RPC with the
+// broker (control plane); the device thread owns the device and serves exits, kicks and the device's own descriptors.
 #pragma once
 
 #include <capnp/any.h>
@@ -13,6 +13,7 @@
 
 #include "device-procs/common/device_model.h"
 #include "device-procs/common/event_loop.h"
+#include "ipc/child.h"
 #include "ipc/guest_memory.h"
 #include "ipc/syscall_policy.h"
 
@@ -48,6 +49,7 @@ struct DeviceContext {
 struct DeviceKind {
   SyscallPolicy policy;
   std::function<std::unique_ptr<DeviceModel>(DeviceContext)> create;
+  size_t heap_bytes = kHeapBytes;  // all that it can ever allocate
 };
 
 // The whole life of the process; the value is main's.

@@ -58,6 +58,9 @@ class VirtioDevice {
   // work inside ProcessQueue has nothing to do.
   virtual void Pause() {}
   virtual void Resume() {}
+  // After lock-down, once, before all but the identity above is asked: see DeviceModel.
+  virtual Result<void> ReadInput() { return {}; }
+
   // State of its own, beside the transport's; while paused.
   virtual void SaveDevice(capnp::AnyPointer::Builder /*state*/) const {}
   virtual Result<void> RestoreDevice(capnp::AnyPointer::Reader /*state*/) { return {}; }

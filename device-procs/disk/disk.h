@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Makes the disk of a disk process: its one image behind virtio-blk behind virtio-pci; region 0 is configuration space,
-// region 1 BAR 0. Main thread, before lock-down.
+// Makes the disk of a disk process: its image, and the files below that, behind virtio-blk behind virtio-pci; region 0
+// is configuration space, region 1 BAR 0. Main thread, before lock-down.
 #pragma once
 
 #include <memory>

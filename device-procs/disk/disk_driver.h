@@ -81,7 +81,10 @@ class DiskDriver {
     function_->EnableMsix();
     function_->GoLive();
   }
+  // As a device process does once it is locked down.
+  void Open() { OrThrow(model().ReadInput()); }
   void Start() {
+    Open();
     function_->function().Resume();
     SetUp();
   }

@@ -9,8 +9,8 @@
 #include <cstdlib>
 #include <random>
 
+#include "device-procs/common/block/raw_image.h"
 #include "device-procs/disk/disk_driver.h"
-#include "device-procs/disk/raw_image.h"
 
 namespace bulkhead::device {
 namespace {
@@ -68,7 +68,7 @@ class DiskTest : public testing::Test {
  protected:
   DiskDriver& Open(OwnFd file, bool read_only = false, bool direct = false, DiskDriverOptions options = {}) {
     file_ = OrThrow(DuplicateFd(file.get()));
-    return Open(OpenRawImage(std::move(file), read_only, direct), options);
+    return Open(OpenRawImage(std::move(file), {.read_only = read_only, .direct_io = direct}), options);
   }
   DiskDriver& Open(std::unique_ptr<BlockImage> image, DiskDriverOptions options = {}) {
     disk_ = std::make_unique<DiskDriver>(memory_, std::move(image), options);
@@ -241,8 +241,8 @@ TEST_F(DiskTest, FileThatBecameShorterGivesIoErr) {
 TEST_F(DiskTest, FullHostFileSystemGivesIoErrAndALogLine) {
   OwnFd full(::open("/dev/full", O_RDWR | O_CLOEXEC));
   ASSERT_TRUE(full.valid());
-  DiskDriver& disk =
-      Open(std::make_unique<RawImage>(std::move(full), BlockGeometry{.size_bytes = 1 << 20}, BufferAlignment{}));
+  DiskDriver& disk = Open(std::make_unique<RawImage>(std::move(full), BlockGeometry{.size_bytes = 1 << 20},
+                                                     BufferAlignment{}, PastEnd::kError));
   EXPECT_EQ(disk.Do(kBlkWrite, 0, {{kData, 512}}), kIoError);
   ASSERT_EQ(disk.log().size(), 1u);
   EXPECT_NE(disk.log()[0].find("No space left on device"), std::string::npos) << disk.log()[0];
@@ -439,7 +439,8 @@ TEST_F(DiskTest, SavedDiskGoesOnInAnotherProcessWithoutLosingOrRepeatingRequests
   auto root = message.initRoot<capnp::AnyPointer>();
   disk.model().Save(root);
 
-  DiskDriver other(memory_, OpenRawImage(OrThrow(DuplicateFd(file_.get())), false, false));
+  DiskDriver other(memory_, OpenRawImage(OrThrow(DuplicateFd(file_.get())), {}));
+  other.Open();
   ASSERT_TRUE(other.model().Restore(root.asReader()).ok());
   other.TakeOverRings(disk);
   disk_.reset();
@@ -457,14 +458,15 @@ TEST_F(DiskTest, StateOfADiskOfAnotherSizeIsRefused) {
   capnp::MallocMessageBuilder message;
   auto root = message.initRoot<capnp::AnyPointer>();
   disk.model().Save(root);
-  DiskDriver other(memory_, OpenRawImage(MakeFile(kImageBytes / 2), false, false));
+  DiskDriver other(memory_, OpenRawImage(MakeFile(kImageBytes / 2), {}));
+  other.Open();
   EXPECT_FALSE(other.model().Restore(root.asReader()).ok());
 }
 
 TEST(RawImageTest, UnusableFilesAreNamed) {
   const auto refusal = [](OwnFd file, bool read_only) -> std::string {
     try {
-      OpenRawImage(std::move(file), read_only, false);
+      OpenRawImage(std::move(file), {.read_only = read_only});
     } catch (const FatalError& error) {
       return error.what();
     }

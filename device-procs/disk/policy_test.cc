@@ -10,8 +10,8 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "device-procs/common/block/raw_image.h"
 #include "device-procs/disk/disk_driver.h"
-#include "device-procs/disk/raw_image.h"
 #include "ipc/sandbox.h"
 
 namespace bulkhead::device {
@@ -46,11 +46,11 @@ int RunLockedDown(Body body) {
     const GuestMemory memory = test::MakeGuestMemory(DiskDriver::kMemoryBytes);
     OwnFd file(::memfd_create("image", MFD_CLOEXEC));
     if (::ftruncate(file.get(), 8 << 20) != 0) ::_exit(2);
-    DiskDriver disk(memory, OpenRawImage(std::move(file), false, false), {.queues = 2, .sleep = false});
-    disk.Start();
+    DiskDriver disk(memory, OpenRawImage(std::move(file), {}), {.queues = 2, .sleep = false});
     ReserveHeap(size_t{32} << 20);
     LimitProcess({{RLIMIT_NOFILE, 512}, {RLIMIT_MEMLOCK, 0}});
     DiskPolicy().Install(OnViolation::kKill);
+    disk.Start();
     const bool passed = body(disk);
     ::_exit(passed && !testing::Test::HasFailure() ? 0 : 1);
   }

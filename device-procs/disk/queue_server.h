@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "device-procs/common/virtio_device.h"
-#include "device-procs/disk/block_image.h"
+#include "device-procs/common/block/block_image.h"
 #include "device-procs/disk/request.h"
 
 namespace bulkhead::device {

@@ -3,13 +3,32 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+
+#include "device-procs/common/block/block_task.h"
+
 namespace bulkhead::device {
 namespace {
 
-// Deepest here is the log; the sanitizers' frames fit as well.
-constexpr size_t kStackBytes = 256 * 1024;
-// Operations beside the queue's requests: the watches of kicks and commands.
-constexpr unsigned kWatches = 2;
+// Deepest are a format's coroutines, each of which may resume the next, and the log in them; the sanitizers' frames fit
+// as well. What is not used costs no memory.
+constexpr size_t kStackBytes = 1024 * 1024;
+// What a request of a format has outstanding at one time, as a rule: its data, and the tables on the way there.
+constexpr unsigned kOperationsOfFormat = 5;
+
+// An image that has one channel is one with a format; else each request is one operation. Beside the requests there are
+// the watches of each queue's kicks and of the commands.
+unsigned OperationsOf(const QueueWorkerParts& parts, const BlockImage& image) {
+  const unsigned each = image.max_channels() == 1 ? kOperationsOfFormat : 1;
+  const auto queues = static_cast<unsigned>(parts.queues.size());
+  return queues * parts.queue_size * each + queues + 1;
+}
+
+Task<Result<void>> FlushAll(BlockChannel& channel) {
+  const int error = co_await FlushOf(channel);
+  if (error != 0) co_return ErrnoError(error, "disk image: flush failed");
+  co_return Result<void>();
+}
 
 }  // namespace
 
@@ -32,21 +51,114 @@ class QueueWorker::Watch final : public IoRing::Operation {
   bool due_ = false;
 };
 
-struct QueueWorker::Engine {
-  Engine(const GuestMemory& memory, BlockImage& image, const QueueWorkerParts& parts, int command_event)
-      : ring(parts.queue_size + kWatches),
-        kicks(ring, parts.kick_fd),
-        commands(ring, command_event),
-        channel(image.OpenChannel(ring)),
-        server(memory, *channel, parts.disk_id, parts.queue_size, parts.log) {}
+struct QueueWorker::ServedQueue {
+  ServedQueue(const GuestMemory& memory, IoRing& ring, BlockChannel& channel, const QueueWorkerParts& parts,
+              const QueueWorkerParts::Queue& queue)
+      : index(queue.index),
+        kicks(ring, queue.kick_fd),
+        server(memory, channel, parts.disk_id, parts.queue_size, parts.log) {}
 
-  IoRing ring;
+  const uint16_t index;
   Watch kicks;
-  Watch commands;
-  std::unique_ptr<BlockChannel> channel;
   QueueServer server;
-  Command command = Command::kStop;
   bool serving = false;  // a session is begun and not yet ended
+};
+
+// All that the queue thread works with. Queue thread.
+class QueueWorker::Engine {
+ public:
+  Engine(const GuestMemory& memory, BlockImage& image, const QueueWorkerParts& parts, int command_event)
+      : log_(parts.log),
+        ring_(OperationsOf(parts, image)),
+        commands_(ring_, command_event),
+        channel_(image.OpenChannel(ring_)) {
+    for (const auto& queue : parts.queues) {
+      queues_.push_back(std::make_unique<ServedQueue>(memory, ring_, *channel_, parts, queue));
+    }
+    ring_.Enable();
+    commands_.Arm();
+    for (const auto& queue : queues_) queue->kicks.Arm();
+  }
+
+  // One round: waits for something to do, unless the last round left something. True: there is a new command.
+  bool Round() {
+    if (auto reaped = ring_.SubmitAndReap(!look_again_); !reaped.ok()) {
+      // Requests are lost that the guest waits for, and whose memory the kernel may still write.
+      log_(reaped.error().message);
+      ::_exit(1);
+    }
+    return commands_.TakeDue();
+  }
+
+  void Take(Command command, std::vector<QueueSession> sessions) {
+    command_ = command;
+    to_flush_ = command == Command::kSettle && open_;
+    for (const auto& queue : queues_) {
+      if (command == Command::kAbandon && queue->serving) queue->server.Abandon();
+    }
+    for (const QueueSession& session : sessions) {
+      const auto queue =
+          std::find_if(queues_.begin(), queues_.end(), [&](const auto& each) { return each->index == session.index; });
+      if (queue == queues_.end() || std::exchange((*queue)->serving, true)) continue;
+      (*queue)->server.Start(session);
+    }
+    if (command == Command::kOpen) StartOpen();
+  }
+
+  void ServeQueues() {
+    look_again_ = false;
+    for (const auto& queue : queues_) {
+      queue->kicks.TakeDue();
+      if (!queue->serving) continue;
+      if (command_ == Command::kServe && queue->server.TakeChains()) look_again_ = true;
+      queue->server.SignalCompletions();
+    }
+  }
+
+  // Whether what the command asks for is done, other than serving, which has no end.
+  bool CarriedOut() {
+    if (command_ == Command::kServe || command_ == Command::kNone) return false;
+    if (std::any_of(queues_.begin(), queues_.end(), [](const auto& each) { return each->server.in_flight() != 0; })) {
+      return false;
+    }
+    if (!working_ && std::exchange(to_flush_, false)) StartFlush();
+    if (working_) return false;
+    for (const auto& queue : queues_) {
+      if (std::exchange(queue->serving, false)) queue->server.End();
+    }
+    return true;
+  }
+
+  const Result<void>& opened() const { return opened_; }
+
+ private:
+  void StartOpen() {
+    working_ = true;
+    Spawn(channel_->Open(), [this](Result<void> opened) {
+      opened_ = std::move(opened);
+      open_ = opened_.ok();
+      working_ = false;
+    });
+  }
+  void StartFlush() {
+    working_ = true;
+    Spawn(FlushAll(*channel_), [this](const Result<void>& flushed) {
+      if (!flushed.ok()) log_(flushed.error().message);
+      working_ = false;
+    });
+  }
+
+  const QueueServer::Log log_;
+  IoRing ring_;
+  Watch commands_;
+  std::unique_ptr<BlockChannel> channel_;
+  std::vector<std::unique_ptr<ServedQueue>> queues_;
+  Command command_ = Command::kNone;
+  bool look_again_ = false;
+  bool working_ = false;  // the channel is being opened or flushed
+  bool to_flush_ = false;
+  bool open_ = false;
+  Result<void> opened_;
 };
 
 QueueWorker::QueueWorker(const GuestMemory& memory, BlockImage& image, QueueWorkerParts parts)
@@ -66,47 +178,53 @@ QueueWorker::QueueWorker(const GuestMemory& memory, BlockImage& image, QueueWork
 }
 
 QueueWorker::~QueueWorker() {
-  RequestStop(true);
+  RequestStop(Stop::kAbandon);
   WaitStopped();
-  {
-    std::lock_guard lock(mutex_);
-    command_ = Command::kExit;
-  }
-  SignalEventFd(command_event_.get());
+  Send(Command::kExit);
   ::pthread_join(thread_, nullptr);
 }
 
-void QueueWorker::Start(const QueueSession& session) {
+void QueueWorker::Send(Command command) {
   {
     std::lock_guard lock(mutex_);
-    session_ = session;
-    command_ = Command::kServe;
-    stopped_ = false;
+    command_ = command;
+    ++commanded_;
   }
   SignalEventFd(command_event_.get());
 }
 
-void QueueWorker::RequestStop(bool abandon) {
+Result<void> QueueWorker::OpenChannel() {
+  Send(Command::kOpen);
+  WaitStopped();
+  std::lock_guard lock(mutex_);
+  return opened_;
+}
+
+void QueueWorker::Start(std::vector<QueueSession> sessions) {
   {
     std::lock_guard lock(mutex_);
-    command_ = abandon ? Command::kAbandon : Command::kStop;
+    sessions_ = std::move(sessions);
   }
-  SignalEventFd(command_event_.get());
+  Send(Command::kServe);
 }
+
+void QueueWorker::RequestStop(Stop how) { Send(how == Stop::kSettle ? Command::kSettle : Command::kAbandon); }
 
 void QueueWorker::WaitStopped() {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return stopped_; });
+  changed_.wait(lock, [this] { return carried_out_ == commanded_; });
 }
 
 void* QueueWorker::Enter(void* argument) {
   auto* worker = static_cast<QueueWorker*>(argument);
   std::exception_ptr failure;
   try {
-    worker->SetUp();
+    // By the thread itself: naming another one takes /proc, which is not there.
+    ::pthread_setname_np(::pthread_self(), ("queue" + std::to_string(worker->parts_.queues.at(0).index)).c_str());
+    worker->engine_ =
+        std::make_unique<Engine>(worker->memory_, worker->image_, worker->parts_, worker->command_event_.get());
   } catch (...) {
     failure = std::current_exception();
-    worker->engine_.reset();
   }
   {
     std::lock_guard lock(worker->mutex_);
@@ -120,53 +238,25 @@ void* QueueWorker::Enter(void* argument) {
   return nullptr;
 }
 
-void QueueWorker::SetUp() {
-  // By the thread itself: naming another one takes /proc, which is not there.
-  ::pthread_setname_np(::pthread_self(), ("queue" + std::to_string(parts_.index)).c_str());
-  engine_ = std::make_unique<Engine>(memory_, image_, parts_, command_event_.get());
-  engine_->ring.Enable();
-  engine_->kicks.Arm();
-  engine_->commands.Arm();
-}
-
-void QueueWorker::TakeCommand() {
-  std::lock_guard lock(mutex_);
-  engine_->command = command_;
-  if (command_ == Command::kServe && !engine_->serving) {
-    engine_->server.Start(session_);
-    engine_->serving = true;
-  } else if (command_ == Command::kAbandon) {
-    engine_->server.Abandon();
-  }
-}
-
-void QueueWorker::EndSession() {
-  if (std::exchange(engine_->serving, false)) engine_->server.End();
-  std::lock_guard lock(mutex_);
-  // The next command may already be there; its event is due then.
-  if (command_ == Command::kServe || command_ == Command::kExit) return;
-  stopped_ = true;
-  changed_.notify_all();
-}
-
 void QueueWorker::Run() {
-  Engine& engine = *engine_;
-  bool look_again = false;
-  while (engine.command != Command::kExit) {
-    if (auto reaped = engine.ring.SubmitAndReap(!look_again); !reaped.ok()) {
-      // Requests are lost that the guest waits for, and whose memory the kernel may still write.
-      parts_.log(reaped.error().message);
-      ::_exit(1);
+  Command command = Command::kNone;
+  uint64_t number = 0;
+  while (command != Command::kExit) {
+    if (engine_->Round()) {
+      std::unique_lock lock(mutex_);
+      command = command_;
+      number = commanded_;
+      auto sessions = std::exchange(sessions_, {});
+      lock.unlock();
+      engine_->Take(command, std::move(sessions));
     }
-    look_again = false;
-    engine.kicks.TakeDue();
-    if (engine.commands.TakeDue()) TakeCommand();
-    if (engine.serving) {
-      if (engine.command == Command::kServe) look_again = engine.server.TakeChains();
-      engine.server.SignalCompletions();
-    }
-    const bool stopping = engine.command == Command::kStop || engine.command == Command::kAbandon;
-    if (stopping && engine.server.in_flight() == 0) EndSession();
+    engine_->ServeQueues();
+    if (!engine_->CarriedOut()) continue;
+    std::lock_guard lock(mutex_);
+    // Not so if the next command is already there: its event is due then.
+    carried_out_ = number;
+    if (command == Command::kOpen) opened_ = engine_->opened();
+    changed_.notify_all();
   }
 }
 

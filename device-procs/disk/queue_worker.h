@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One queue's thread, with its io_uring: it sleeps in the ring only, woken by kicks, completions and its commands. Made
-// before lock-down; Start, RequestStop and WaitStopped on the device thread.
+// The thread of one or more queues, with its io_uring and its one channel to the image: it sleeps in the ring only,
+// woken by kicks, completions and its commands. Made before lock-down; OpenChannel, Start, RequestStop and WaitStopped
+// on the device thread.
 #pragma once
 
 #include <pthread.h>
@@ -10,44 +11,55 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "device-procs/disk/queue_server.h"
 
 namespace bulkhead::device {
 
 struct QueueWorkerParts {
-  uint16_t index = 0;
-  uint16_t queue_size = 0;  // the most entries the queue can have
-  int kick_fd = -1;         // needed during construction only
+  struct Queue {
+    uint16_t index = 0;
+    int kick_fd = -1;  // needed during construction only
+  };
+  std::vector<Queue> queues;  // at least one
+  uint16_t queue_size = 0;    // the most entries that one of them can have
   std::string disk_id;
   QueueServer::Log log;  // called on the queue thread
 };
 
 class QueueWorker {
  public:
+  enum class Stop {
+    kSettle,   // what is in flight is finished, and then all that was written made durable
+    kAbandon,  // what is in flight is cut short where that can be
+  };
+
   // Returns when the thread has set itself up; throws FatalError if it could not. Image and memory outlive it.
   QueueWorker(const GuestMemory& memory, BlockImage& image, QueueWorkerParts parts);
   ~QueueWorker();
   QueueWorker(const QueueWorker&) = delete;
   QueueWorker& operator=(const QueueWorker&) = delete;
 
-  // Serves the session's queue from now on, beginning with a look at it; while stopped only.
-  void Start(const QueueSession& session);
-  // No chain is taken any more; those in flight are finished, or, if `abandon`, cut short where that can be. After
-  // WaitStopped none is in flight, and the session's queue is not touched.
-  void RequestStop(bool abandon);
+  // Opens the channel on the queue thread and returns when that is done: reads the image's header, which is hostile.
+  // After lock-down, once, before Start.
+  Result<void> OpenChannel();
+  // Serves these sessions, each of one of its queues, from now on, beginning with a look at each; while stopped only.
+  void Start(std::vector<QueueSession> sessions);
+  // No chain of any of its queues is taken any more. After WaitStopped none is in flight, and the sessions' queues are
+  // not touched.
+  void RequestStop(Stop how);
   void WaitStopped();
 
  private:
-  enum class Command { kStop, kAbandon, kServe, kExit };
+  enum class Command { kNone, kOpen, kServe, kSettle, kAbandon, kExit };
   class Watch;
-  struct Engine;
+  struct ServedQueue;
+  class Engine;
 
   static void* Enter(void* worker);
-  void SetUp();
+  void Send(Command command);
   void Run();
-  void TakeCommand();
-  void EndSession();
 
   const GuestMemory& memory_;
   BlockImage& image_;
@@ -57,11 +69,14 @@ class QueueWorker {
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  Command command_ = Command::kStop;  // what the device thread wants
-  QueueSession session_;
   bool ready_ = false;
   std::exception_ptr failure_;
-  bool stopped_ = true;
+  // The device thread's last command, numbered, and the last number that has been carried out: each but kServe is.
+  Command command_ = Command::kNone;
+  uint64_t commanded_ = 0;
+  uint64_t carried_out_ = 0;
+  std::vector<QueueSession> sessions_;  // of kServe
+  Result<void> opened_;
 
   // The queue thread's own.
   std::unique_ptr<Engine> engine_;

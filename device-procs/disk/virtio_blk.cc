@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device-procs/disk/virtio_blk.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -42,30 +43,44 @@ constexpr uint16_t kStateVersion = 1;
 }  // namespace
 
 VirtioBlk::VirtioBlk(const GuestMemory& memory, std::unique_ptr<BlockImage> image, VirtioBlkOptions options)
-    : image_(std::move(image)), features_(OfferedFeatures(options.discard, options.kick_fds.size())) {
+    : image_(std::move(image)),
+      queue_count_(static_cast<uint16_t>(options.kick_fds.size())),
+      discard_(options.discard) {
   if (options.disk_id.size() > kDiskIdBytes) throw FatalError("the disk's id is longer than 20 bytes");
-  BuildConfig(options.kick_fds.size());
-  for (const int kick_fd : options.kick_fds) {
-    QueueWorkerParts parts{.index = QueueCount(),
-                           .queue_size = kQueueSize,
-                           .kick_fd = kick_fd,
-                           .disk_id = options.disk_id,
-                           .log = options.log};
-    workers_.push_back(std::make_unique<QueueWorker>(memory, *image_, std::move(parts)));
+  const size_t count = std::min<size_t>(queue_count_, image_->max_channels());
+  std::vector<QueueWorkerParts> parts(
+      count, {.queues = {}, .queue_size = kQueueSize, .disk_id = options.disk_id, .log = options.log});
+  for (uint16_t i = 0; i < queue_count_; ++i) {
+    parts[i % count].queues.push_back({.index = i, .kick_fd = options.kick_fds[i]});
+  }
+  for (QueueWorkerParts& each : parts) {
+    workers_.push_back(std::make_unique<QueueWorker>(memory, *image_, std::move(each)));
   }
 }
 
 VirtioBlk::~VirtioBlk() = default;
 
-uint64_t VirtioBlk::OfferedFeatures(bool discard, size_t queues) const {
-  uint64_t features = kSegMax | kBlockSize | kFlush | kTopology;
-  if (queues > 1) features |= kMultiQueue;
-  if (image_->geometry().read_only) return features | kReadOnly;
-  features |= kConfigWce;
-  return discard ? features | kDiscard | kWriteZeroes : features;
+Result<void> VirtioBlk::ReadInput() {
+  // One after the other: what the first finds out of the image is the others' too.
+  for (const auto& worker : workers_) {
+    if (auto opened = worker->OpenChannel(); !opened.ok()) {
+      return Error{opened.error().code, "disk " + opened.error().message};
+    }
+  }
+  features_ = OfferedFeatures();
+  BuildConfig();
+  return {};
 }
 
-void VirtioBlk::BuildConfig(size_t queues) {
+uint64_t VirtioBlk::OfferedFeatures() const {
+  uint64_t features = kSegMax | kBlockSize | kFlush | kTopology;
+  if (queue_count_ > 1) features |= kMultiQueue;
+  if (image_->geometry().read_only) return features | kReadOnly;
+  features |= kConfigWce;
+  return discard_ ? features | kDiscard | kWriteZeroes : features;
+}
+
+void VirtioBlk::BuildConfig() {
   const auto put = [this](size_t offset, auto value) { std::memcpy(config_.data() + offset, &value, sizeof value); };
   const BlockGeometry& geometry = image_->geometry();
   const uint32_t blocks = geometry.physical_block_bytes / geometry.logical_block_bytes;
@@ -76,7 +91,7 @@ void VirtioBlk::BuildConfig(size_t queues) {
   put(kPhysicalBlockExp, static_cast<uint8_t>(std::bit_width(blocks) - 1));
   put(kMinIoSize, static_cast<uint16_t>(blocks));
   put(kWriteback, uint8_t{1});
-  put(kNumQueues, static_cast<uint16_t>(queues));
+  put(kNumQueues, queue_count_);
   if ((features_ & kDiscard) != 0) {
     put(kMaxDiscardSectors, kMaxSegmentSectors);
     put(kMaxDiscardSeg, kMaxSegments);
@@ -110,7 +125,7 @@ void VirtioBlk::Activate(uint64_t features, VirtioTransport& transport) {
 }
 
 void VirtioBlk::Deactivate() {
-  StopWorkers(true);
+  if (serving_) StopWorkers(QueueWorker::Stop::kAbandon);
   transport_ = nullptr;
   negotiated_ = 0;
   SetWriteback(true);
@@ -123,7 +138,8 @@ void VirtioBlk::ProcessQueue(uint16_t index) {
 
 void VirtioBlk::Pause() {
   paused_ = true;
-  StopWorkers(false);
+  // Also where no driver is there any more: what it wrote may not be on the disk yet.
+  StopWorkers(QueueWorker::Stop::kSettle);
 }
 
 void VirtioBlk::Resume() {
@@ -140,18 +156,20 @@ void VirtioBlk::StartWorkers() {
                            .read_only = geometry.read_only,
                            .discard = (negotiated_ & kDiscard) != 0,
                            .write_zeroes = (negotiated_ & kWriteZeroes) != 0};
-  for (uint16_t i = 0; i < workers_.size(); ++i) {
+  std::vector<std::vector<QueueSession>> sessions(workers_.size());
+  for (uint16_t i = 0; i < queue_count_; ++i) {
     Virtqueue* queue = transport_->Queue(i);
     if (queue == nullptr) continue;
-    workers_[i]->Start(
+    sessions[i % workers_.size()].push_back(
         {.queue = queue, .transport = transport_, .index = i, .rules = rules, .write_through = &write_through_});
   }
+  for (size_t i = 0; i < workers_.size(); ++i) workers_[i]->Start(std::move(sessions[i]));
 }
 
-void VirtioBlk::StopWorkers(bool abandon) {
-  if (!std::exchange(serving_, false)) return;
+void VirtioBlk::StopWorkers(QueueWorker::Stop how) {
+  serving_ = false;
   // All at once, so that the wait is for the slowest and not for the sum.
-  for (const auto& worker : workers_) worker->RequestStop(abandon);
+  for (const auto& worker : workers_) worker->RequestStop(how);
   for (const auto& worker : workers_) worker->WaitStopped();
 }
 

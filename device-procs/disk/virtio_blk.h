@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // virtio-blk (virtio 1.2 §5.2): feature bits, configuration structure and life cycle of a disk; its queues are served
-// by one worker thread each. Disk process, device thread. Configuration writes are the guest's, saved state anyone's:
-// hostile.
+// by worker threads, as many as the image can have channels, at most one for each. Disk process, device thread.
+// Configuration writes are the guest's, the image's header its author's, saved state anyone's: hostile.
 #pragma once
 
 #include <array>
@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "device-procs/common/block/block_image.h"
 #include "device-procs/common/virtio_device.h"
-#include "device-procs/disk/block_image.h"
 #include "device-procs/disk/queue_worker.h"
 #include "ipc/guest_memory.h"
 
@@ -26,14 +26,14 @@ struct VirtioBlkOptions {
 
 class VirtioBlk final : public VirtioDevice {
  public:
-  // Before lock-down: starts a thread for each kick fd. Throws FatalError. Memory outlives it.
+  // Before lock-down: starts the threads; reads nothing of the image. Throws FatalError. Memory outlives it.
   VirtioBlk(const GuestMemory& memory, std::unique_ptr<BlockImage> image, VirtioBlkOptions options);
   ~VirtioBlk() override;
 
   uint16_t Type() const override { return 2; }
   uint32_t PciClass() const override { return 0x01'80'00; }  // mass storage of no special kind
   uint64_t Features() const override { return features_; }
-  uint16_t QueueCount() const override { return static_cast<uint16_t>(workers_.size()); }
+  uint16_t QueueCount() const override { return queue_count_; }
   uint16_t QueueMaxSize() const override { return kQueueSize; }
   std::span<const std::byte> Config() const override { return config_; }
   void WriteConfig(uint64_t offset, std::span<const std::byte> data) override;
@@ -41,6 +41,8 @@ class VirtioBlk final : public VirtioDevice {
   void Deactivate() override;
   void ProcessQueue(uint16_t index) override;
   bool OwnsKicks() const override { return true; }
+  // Opens the image; its geometry, and with it features and configuration, are known from then on.
+  Result<void> ReadInput() override;
   void Pause() override;
   void Resume() override;
   void SaveDevice(capnp::AnyPointer::Builder state) const override;
@@ -50,14 +52,16 @@ class VirtioBlk final : public VirtioDevice {
   static constexpr uint16_t kQueueSize = 256;
   static constexpr size_t kConfigBytes = 60;  // up to and with write_zeroes_may_unmap and its padding
 
-  uint64_t OfferedFeatures(bool discard, size_t queues) const;
-  void BuildConfig(size_t queues);
+  uint64_t OfferedFeatures() const;
+  void BuildConfig();
   void StartWorkers();
-  void StopWorkers(bool abandon);
+  void StopWorkers(QueueWorker::Stop how);
   void SetWriteback(bool writeback);
 
   const std::unique_ptr<BlockImage> image_;
-  const uint64_t features_;
+  const uint16_t queue_count_;
+  const bool discard_;
+  uint64_t features_ = 0;
   std::array<std::byte, kConfigBytes> config_{};
   std::atomic<bool> write_through_ = false;
 

@@ -13,7 +13,8 @@ FUZZ_CXXFLAGS := -std=c++20 $(WARNINGS) -O1 -g1 -fno-omit-frame-pointer -fno-san
 # UBSan's vptr needs type information of every class, which the installed libraries do not give.
 FUZZ_INSTRUMENT := -fsanitize=$(FUZZ_SAN) -fno-sanitize=vptr
 
-FUZZ_SRC := $(wildcard $(addsuffix /*_fuzz.cc,ipc broker broker/* vcpu-runner vcpu-runner/* device-procs/*))
+FUZZ_SRC := $(wildcard $(addsuffix /*_fuzz.cc,ipc broker broker/* vcpu-runner vcpu-runner/* device-procs/* \
+  device-procs/common/* device-procs/common/*/*))
 FUZZ_NAMES := $(sort $(patsubst %_fuzz,%,$(basename $(notdir $(FUZZ_SRC)))))
 ifneq ($(words $(FUZZ_NAMES)),$(words $(FUZZ_SRC)))
 $(error two fuzz targets have the same name: $(FUZZ_SRC))
@@ -38,7 +39,7 @@ $(FUZZ)/obj/project.a: $(FUZZ_PROJECT_OBJ)
 define fuzz_rule
 $(FUZZ)/$(patsubst %_fuzz,%,$(basename $(notdir $(1)))): $(FUZZ)/obj/$(1:%.cc=%.o) $(FUZZ)/obj/project.a
 	@echo "  LINK    $$@"
-	@$(FUZZ_CXX) $(FUZZ_INSTRUMENT) -fsanitize=fuzzer -Wl,--as-needed,--gc-sections -pthread -o $$@ $$^ $(CHILD_LIBS) -luring
+	@$(FUZZ_CXX) $(FUZZ_INSTRUMENT) -fsanitize=fuzzer -Wl,--as-needed,--gc-sections -pthread -o $$@ $$^ $(CHILD_LIBS) $(BLOCK_LIBS)
 endef
 $(foreach f,$(FUZZ_SRC),$(eval $(call fuzz_rule,$(f))))
 

@@ -175,6 +175,7 @@ void FloodRpc(control::DeviceHost::Client& host, kj::WaitScope& wait) {
 }
 
 class LyingDevice final : public control::Device::Server {
+  kj::Promise<void> load(LoadContext) override { return kj::READY_NOW; }
   kj::Promise<void> resume(ResumeContext) override { return kj::READY_NOW; }
   // And never finishes what it has in hand.
   kj::Promise<void> pause(PauseContext) override { return kj::NEVER_DONE; }

@@ -119,8 +119,21 @@ TEST(BadInput, Images) {
   ExpectError({"--kernel", kernel, "--disk", dir.MakeImage("ragged.img", 1000)}, kFailure, "512");
   const std::string image = dir.MakeImage("twice.img", 1 << 20);
   ExpectError({"--kernel", kernel, "--disk", image, "--disk", image}, kFailure, "twice.img");
-  ExpectError({"--kernel", kernel, "--disk", image + ",format=qcow2"}, kWrongCommandLine, "qcow2");
+  ExpectError({"--kernel", kernel, "--disk", image + ",format=vmdk"}, kWrongCommandLine, "qcow2");
   ExpectError({"--kernel", kernel, "--disk", image + ",colour=red"}, kWrongCommandLine, "colour");
+}
+
+// What only the disk's process finds out, once it is locked down.
+TEST(BadInput, AnImageThatItsProcessRefusesIsOneLineThatNamesIt) {
+  const TempDir dir;
+  const std::string image = dir.MakeImage("top.img", 1 << 20);
+  const std::string base = dir.MakeImage("base.img", 1 << 20);
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    ExpectError({"--kernel", Payload("hello"), "--disk", image + ",backing=" + base}, kFailure,
+                "disk '" + image + "': a raw image has no backing file");
+  }
+  const Finished run = RunBulkhead({"run", "--kernel", Payload("hello"), "--disk", image});
+  EXPECT_EQ(run.status, 0) << run.errors;
 }
 
 TEST(BadInput, NoSuchVm) {

@@ -65,6 +65,7 @@ DeviceProcess::DeviceProcess(kj::AsyncIoContext& io, const Options& options)
   death_ = child_->WhenDead().fork();
   auto died = death_.addBranch().then([](std::string how) { throw Failure(how); });
   ready_.promise.exclusiveJoin(kj::mv(died)).wait(io_.waitScope);
+  device_->loadRequest().send().wait(io_.waitScope);
   device_->resumeRequest().send().wait(io_.waitScope);
 }
 

@@ -33,7 +33,7 @@ class DeviceProcess {
     int64_t deadline_ns = int64_t{60} * 1'000'000'000;
     bool report_violations = true;
   };
-  // Started, ready and resumed; throws if it ends before.
+  // Started, ready, loaded and resumed; throws if it ends before or refuses what it was given.
   DeviceProcess(kj::AsyncIoContext& io, const Options& options);
 
   pid_t pid() const { return child_->pid(); }

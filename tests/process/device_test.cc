@@ -105,6 +105,24 @@ TEST_F(DeviceProcessTest, DiskWritesAndReadsItsImage) {
   EXPECT_EQ(function.Blk(0, 1 << 20, kSector), 1);
 }
 
+TEST_F(DeviceProcessTest, ADiskThatCannotBeOpenedSaysWhy) {
+  const TempDir dir;
+  const std::string image = dir.MakeImage("top", 1 << 20), base = dir.MakeImage("base", 1 << 20);
+  DeviceProcess::Options options = Disk(image);
+  options.configure = [configure = options.configure, base](control::VmConfig::Builder vm) {
+    configure(vm);
+    auto backing = vm.getDisks()[0].initBacking(1)[0];
+    backing.setFile(MakeFile(OwnFd(::open(base.c_str(), O_RDONLY | O_CLOEXEC))));
+    backing.setName(base);
+  };
+  try {
+    DeviceProcess process(*io_, options);
+    ADD_FAILURE() << "it was opened";
+  } catch (const kj::Exception& error) {
+    EXPECT_EQ(ReasonOf(error).find("disk '" + image + "': a raw image has no backing file"), 0u) << ReasonOf(error);
+  }
+}
+
 TEST_F(DeviceProcessTest, RngFillsABuffer) {
   DeviceProcess process(*io_, Of(broker::PlanRng));
   RingFunction function(process);

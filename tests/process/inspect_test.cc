@@ -218,7 +218,7 @@ TEST(Readme, TableOfProcessesIsTrueOfARunningVm) {
   const json report = vm.Json();
   const std::map<std::string, std::set<std::string>> resources = {
       {"none", {}},
-      {"one image", {vm.image()}},
+      {"one image, with the files below it", {vm.image()}},
       {"what its consoles lead to", {vm.console()}},
       {"the debug console's output, where asked for", {vm.debug()}},
   };

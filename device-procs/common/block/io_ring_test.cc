@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "device-procs/disk/io_ring.h"
+#include "device-procs/common/block/io_ring.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>

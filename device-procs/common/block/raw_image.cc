@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "device-procs/disk/raw_image.h"
+#include "device-procs/common/block/raw_image.h"
 
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -12,7 +12,7 @@
 #include <optional>
 #include <string>
 
-#include "device-procs/disk/raw_channel.h"
+#include "device-procs/common/block/raw_channel.h"
 
 namespace bulkhead::device {
 namespace {
@@ -83,8 +83,8 @@ std::optional<BufferAlignment> MeasureDirectIo(const DiskFile& file, uint32_t lo
 
 }  // namespace
 
-RawImage::RawImage(OwnFd file, const BlockGeometry& geometry, const BufferAlignment& alignment)
-    : file_(std::move(file)), geometry_(geometry), alignment_(alignment) {
+RawImage::RawImage(OwnFd file, const BlockGeometry& geometry, const BufferAlignment& alignment, PastEnd past_end)
+    : file_(std::move(file)), geometry_(geometry), alignment_(alignment), past_end_(past_end) {
   // Never written, so all of it is the kernel's one page of zeroes.
   zeroes_ = ::mmap(nullptr, RawChannel::kZeroBytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (zeroes_ == MAP_FAILED) ThrowErrno("map a buffer of zeroes");
@@ -93,11 +93,11 @@ RawImage::RawImage(OwnFd file, const BlockGeometry& geometry, const BufferAlignm
 RawImage::~RawImage() { ::munmap(zeroes_, RawChannel::kZeroBytes); }
 
 std::unique_ptr<BlockChannel> RawImage::OpenChannel(IoRing& ring) {
-  return std::make_unique<RawChannel>(ring, ring.AddFile(file_.get()), alignment_, zeroes_);
+  return std::make_unique<RawChannel>(ring, ring.AddFile(file_.get()), alignment_, past_end_, zeroes_);
 }
 
-std::unique_ptr<RawImage> OpenRawImage(OwnFd fd, bool read_only, bool direct_io) {
-  DiskFile file = Inspect(fd.get(), read_only);
+std::unique_ptr<RawImage> OpenRawImage(OwnFd fd, const RawImageOptions& options) {
+  DiskFile file = Inspect(fd.get(), options.read_only);
   BlockGeometry geometry;
   if (file.is_device()) {
     geometry = MeasureDevice(file.fd);
@@ -106,14 +106,16 @@ std::unique_ptr<RawImage> OpenRawImage(OwnFd fd, bool read_only, bool direct_io)
                 .logical_block_bytes = kSectorBytes,
                 .physical_block_bytes = kUsualBlockBytes};
   }
-  geometry.read_only = read_only;
-  geometry.size_bytes -= geometry.size_bytes % geometry.logical_block_bytes;
-  if (geometry.size_bytes == 0) {
+  geometry.read_only = options.read_only;
+  const uint64_t rest = geometry.size_bytes % geometry.logical_block_bytes;
+  const bool zeroes_follow = options.past_end == PastEnd::kZeroes;
+  geometry.size_bytes += zeroes_follow && rest != 0 ? geometry.logical_block_bytes - rest : -rest;
+  if (geometry.size_bytes == 0 && !zeroes_follow) {
     throw FatalError("the disk image holds less than one sector of " + std::to_string(geometry.logical_block_bytes) +
                      " bytes; make it larger, or give the right file");
   }
   BufferAlignment alignment;
-  if (direct_io) {
+  if (options.direct_io) {
     const auto direct = MeasureDirectIo(file, geometry.logical_block_bytes);
     if (direct) alignment = *direct;
     // io_uring would answer "try again" itself on a file that does not block.
@@ -121,7 +123,7 @@ std::unique_ptr<RawImage> OpenRawImage(OwnFd fd, bool read_only, bool direct_io)
   } else {
     SetFlags(file, file.flags & ~O_NONBLOCK);
   }
-  return std::make_unique<RawImage>(std::move(fd), geometry, alignment);
+  return std::make_unique<RawImage>(std::move(fd), geometry, alignment, options.past_end);
 }
 
 }  // namespace bulkhead::device

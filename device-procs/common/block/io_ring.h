@@ -26,8 +26,8 @@ class IoRing {
     ~Operation() = default;
   };
 
-  // `operations`: the most that are ever outstanding at one time. Throws FatalError that says what to do where the
-  // host does not allow io_uring.
+  // `operations`: as many as are outstanding at one time; more than that only cost system calls. Throws FatalError
+  // that says what to do where the host does not allow io_uring.
   explicit IoRing(unsigned operations);
   ~IoRing();
   IoRing(const IoRing&) = delete;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "device-procs/disk/io_ring.h"
+#include "device-procs/common/block/io_ring.h"
 
 #include <poll.h>
 #include <sys/syscall.h>
@@ -75,8 +75,8 @@ void IoRing::Enable() {
 io_uring_sqe* IoRing::NextEntry() {
   io_uring_sqe* entry = ::io_uring_get_sqe(&ring_);
   while (entry == nullptr) {
-    // There is an entry for each operation that may be outstanding, so the queue is full only where the kernel has not
-    // yet taken what was handed to it.
+    // The kernel takes all that is handed to it, however much is outstanding, and keeps completions that have no room
+    // (IORING_FEAT_NODROP): so this makes room, at once.
     ::io_uring_submit(&ring_);
     entry = ::io_uring_get_sqe(&ring_);
   }

@@ -8,11 +8,12 @@
 #include <memory>
 #include <vector>
 
-#include "device-procs/disk/block_image.h"
+#include "device-procs/common/block/block_image.h"
 
 namespace bulkhead::device {
 
 struct BufferAlignment;
+enum class PastEnd : uint8_t;
 
 class RawChannel final : public BlockChannel {
  public:
@@ -20,7 +21,7 @@ class RawChannel final : public BlockChannel {
   static constexpr size_t kZeroBytes = 64 * 1024;
 
   // `file` is the image in `ring`; `zeroes` kZeroBytes of them. Both outlive the channel.
-  RawChannel(IoRing& ring, unsigned file, const BufferAlignment& alignment, void* zeroes);
+  RawChannel(IoRing& ring, unsigned file, const BufferAlignment& alignment, PastEnd past_end, void* zeroes);
   ~RawChannel() override;
 
   void Read(uint64_t offset, std::span<const iovec> to, BlockCompletion& done) override;
@@ -50,6 +51,7 @@ class RawChannel final : public BlockChannel {
   const unsigned file_;
   const uint32_t address_mask_;
   const uint32_t length_mask_;
+  const PastEnd past_end_;
   std::vector<iovec> zero_vectors_;
   // What the file turned out not to be able to do, by its answers.
   bool can_punch_ = true;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "device-procs/disk/raw_channel.h"
+#include "device-procs/common/block/raw_channel.h"
 
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -9,7 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "device-procs/disk/raw_image.h"
+#include "device-procs/common/block/raw_image.h"
 #include "ipc/result.h"
 
 namespace bulkhead::device {
@@ -18,7 +18,8 @@ namespace {
 // Bounced requests wait for one of these, so a guest of many ill-aligned buffers costs this much memory and no more.
 constexpr size_t kBounceBytes = 256 * 1024;
 constexpr size_t kBounceCount = 16;
-constexpr size_t kMaxVectors = 1024;  // UIO_MAXIOV
+constexpr uint64_t kBlockBytes = 512;  // the least that direct I/O goes by
+constexpr size_t kMaxVectors = 1024;   // UIO_MAXIOV
 
 uint64_t SizeOf(std::span<const iovec> vectors) {
   uint64_t size = 0;
@@ -50,6 +51,10 @@ class RawChannel::Operation final : public IoRing::Operation {
     }
   }
 
+  void FillRestWithZeroes() {
+    for (const iovec& vector : rest()) std::memset(vector.iov_base, 0, vector.iov_len);
+  }
+
   // Copies `bytes` between the bounce buffer and the vectors that are still to come.
   void Copy(uint64_t bytes) {
     std::byte* buffer = bounce;
@@ -78,11 +83,12 @@ class RawChannel::Operation final : public IoRing::Operation {
   iovec bounce_vector{};
 };
 
-RawChannel::RawChannel(IoRing& ring, unsigned file, const BufferAlignment& alignment, void* zeroes)
+RawChannel::RawChannel(IoRing& ring, unsigned file, const BufferAlignment& alignment, PastEnd past_end, void* zeroes)
     : ring_(ring),
       file_(file),
       address_mask_(alignment.address_bytes - 1),
       length_mask_(alignment.length_bytes - 1),
+      past_end_(past_end),
       zero_vectors_(kMaxVectors, iovec{zeroes, kZeroBytes}) {
   if ((address_mask_ | length_mask_) == 0) return;
   bounce_memory_ = static_cast<std::byte*>(std::aligned_alloc(kBounceAlignment, kBounceBytes * kBounceCount));
@@ -222,8 +228,10 @@ void RawChannel::Completed(Operation& operation, int32_t result) {
   } else if (!transfer) {
     Finish(operation, 0);
   } else if (result == 0) {
-    // Past the end: the file is shorter than it was.
-    Finish(operation, EIO);
+    // Past the end: of a file that is known to end somewhere, or one that is shorter than it was.
+    const bool zeroes = operation.kind == Kind::kRead && past_end_ == PastEnd::kZeroes;
+    if (zeroes) operation.FillRestWithZeroes();
+    Finish(operation, zeroes ? 0 : EIO);
   } else {
     TransferCompleted(operation, std::min<uint64_t>(static_cast<uint64_t>(result), operation.size_bytes));
   }
@@ -232,6 +240,11 @@ void RawChannel::Completed(Operation& operation, int32_t result) {
 void RawChannel::TransferCompleted(Operation& operation, uint64_t bytes) {
   if (operation.bounced && operation.kind == Kind::kRead) operation.Copy(bytes);
   operation.Advance(bytes);
+  // Only the end of the file cuts a block; past it direct I/O could not be asked from there.
+  if (bytes % kBlockBytes != 0 && operation.kind == Kind::kRead && past_end_ == PastEnd::kZeroes) {
+    operation.FillRestWithZeroes();
+    operation.size_bytes = 0;
+  }
   if (operation.size_bytes == 0) {
     Finish(operation, 0);
   } else {

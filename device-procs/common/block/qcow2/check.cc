@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device-procs/common/block/qcow2/check.h"
+
+#include <algorithm>
+
+#include "device-procs/common/block/qcow2/snapshots.h"
+#include "device-procs/common/block/qcow2/table_walk.h"
+
+namespace bulkhead::qcow2 {
+namespace {
+
+using device::Task;
+
+// Clusters that are counted in one walk through all tables: 32 MiB of counts, 512 GiB of the usual clusters.
+constexpr uint64_t kWindow = uint64_t{8} << 20;
+constexpr size_t kMaxMessages = 100;
+
+class Checker {
+ public:
+  Checker(Qcow2Channel& image, Repair repair) : image_(image), state_(image.state()), repair_(repair) {}
+
+  Task<Result<CheckReport>> Run() {
+    Result<SnapshotTable> snapshots = co_await ReadSnapshots(state_);
+    if (snapshots.ok()) {
+      snapshots_ = std::move(*snapshots);
+    } else {
+      Corruption(snapshots.error().message);
+    }
+    report_.total_clusters = DivideUp(state_.header.size_bytes, state_.cluster_bytes());
+    const uint64_t clusters = DivideUp(state_.file_end, state_.cluster_bytes());
+    for (first_ = 0; first_ < clusters; first_ += kWindow) {
+      counts_.assign(std::min(kWindow, clusters - first_), 0);
+      Result<void> counted = co_await CountEverything();
+      if (counted.ok()) counted = co_await Compare();
+      if (!counted.ok()) co_return counted.error();
+      first_pass_ = false;
+    }
+    if (repair_ != Repair::kNone) {
+      Result<void> finished = co_await Finish();
+      if (!finished.ok()) co_return finished.error();
+    }
+    co_return std::move(report_);
+  }
+
+ private:
+  void Say(const std::string& message) {
+    if (report_.messages.size() < kMaxMessages) report_.messages.push_back(message);
+  }
+  void Corruption(const std::string& message) {
+    if (!first_pass_) return;
+    ++report_.corruptions;
+    Say("ERROR: " + message);
+  }
+
+  // One reference to each cluster of a range; the first walk says which lie past the end.
+  void Count(uint64_t offset, uint64_t clusters, const char* what) {
+    const uint64_t first = offset >> state_.layout().cluster_bits;
+    const uint64_t end = DivideUp(state_.file_end, state_.cluster_bytes());
+    if (first >= end || clusters > end - first) {
+      Corruption(std::string(what) + " at byte " + std::to_string(offset) + " lies past the end of the file");
+    }
+    for (uint64_t cluster = std::max(first, first_); cluster < first + clusters; ++cluster) {
+      if (cluster - first_ >= counts_.size()) return;
+      uint32_t& count = counts_[cluster - first_];
+      if (count != UINT32_MAX) ++count;
+    }
+  }
+  void CountBytes(uint64_t offset, uint64_t size_bytes, const char* what) {
+    if (size_bytes != 0) Count(offset, DivideUp(size_bytes, state_.cluster_bytes()), what);
+  }
+
+  Task<Result<void>> CountEverything() {
+    const Header& header = state_.header;
+    Count(0, 1, "the header");
+    CountBytes(header.refcount_table_offset, header.refcount_table_bytes(), "the refcount table");
+    for (const uint64_t entry : state_.refcounts.entries) {
+      if (entry != 0) Count(entry & kOffsetMask, 1, "a refcount block");
+    }
+    CountBytes(header.snapshots_offset, snapshots_.size_bytes, "the table of snapshots");
+    CountBytes(header.l1_offset, uint64_t{header.l1_entries} * sizeof(uint64_t), "the first-level table");
+    Result<void> counted = co_await CountTables(state_.l1.entries, true);
+    if (!counted.ok()) co_return counted;
+    for (const Snapshot& snapshot : snapshots_.snapshots) {
+      CountBytes(snapshot.l1_offset, uint64_t{snapshot.l1_entries} * sizeof(uint64_t), "a snapshot's table");
+      Result<std::vector<uint64_t>> l1 = co_await ReadEntries(state_, snapshot.l1_offset, snapshot.l1_entries);
+      if (!l1.ok()) {
+        Corruption(l1.error().message);
+        continue;
+      }
+      counted = co_await CountTables(std::move(*l1), false);
+      if (!counted.ok()) co_return counted;
+    }
+    co_return Result<void>();
+  }
+
+  Task<Result<void>> CountTables(std::vector<uint64_t> l1, bool active) {
+    for (uint64_t i = 0; i < l1.size(); ++i) {
+      const uint64_t table = l1[i] & kOffsetMask;
+      if (table == 0) continue;
+      Count(table, 1, "a second-level table");
+      Result<std::vector<uint64_t>> entries = co_await ReadEntries(state_, table, state_.layout().l2_entries());
+      if (!entries.ok()) {
+        Corruption(entries.error().message);
+        continue;
+      }
+      if (active && first_pass_) {
+        Result<void> checked = co_await CheckFlag(table, (l1[i] & kCopied) != 0, "second-level table");
+        if (!checked.ok()) co_return checked;
+      }
+      Result<void> counted = co_await CountEntries(std::move(*entries), active);
+      if (!counted.ok()) co_return counted;
+    }
+    co_return Result<void>();
+  }
+
+  Task<Result<void>> CountEntries(std::vector<uint64_t> entries, bool active) {
+    for (const uint64_t entry : entries) {
+      const bool compressed = (entry & kCompressed) != 0;
+      if (!compressed && ((entry & kL2Reserved) != 0 || (entry & kOffsetMask & state_.layout().cluster_mask()) != 0)) {
+        Corruption("the table entry " + std::to_string(entry) + " cannot be");
+        continue;
+      }
+      const ClusterRange range = RangeOf(entry, state_.layout());
+      if (range.clusters == 0) continue;
+      Count(range.offset, range.clusters, "data");
+      if (!active || !first_pass_) continue;
+      Statistics(range.offset, compressed);
+      if (compressed) continue;
+      Result<void> checked = co_await CheckFlag(range.offset, (entry & kCopied) != 0, "data cluster");
+      if (!checked.ok()) co_return checked;
+    }
+    co_return Result<void>();
+  }
+
+  void Statistics(uint64_t offset, bool compressed) {
+    ++report_.allocated_clusters;
+    if (compressed) {
+      ++report_.compressed_clusters;
+      ++report_.fragmented_clusters;
+    } else {
+      if (next_offset_ != 0 && offset != next_offset_) ++report_.fragmented_clusters;
+      next_offset_ = offset + state_.cluster_bytes();
+    }
+  }
+
+  Task<Result<void>> CheckFlag(uint64_t offset, bool copied, const char* what) {
+    Result<uint64_t> count = co_await image_.refcounts().Get(offset);
+    if (!count.ok()) co_return count.error();
+    if ((*count == 1) == copied) co_return Result<void>();
+    Corruption(std::string("the copied flag of the ") + what + " at byte " + std::to_string(offset) +
+               " does not fit its refcount of " + std::to_string(*count));
+    ++wrong_flags_;
+    co_return Result<void>();
+  }
+
+  Task<Result<void>> Compare() {
+    for (uint64_t i = 0; i < counts_.size(); ++i) {
+      const uint64_t offset = (first_ + i) << state_.layout().cluster_bits;
+      Result<uint64_t> count = co_await image_.refcounts().Get(offset);
+      if (!count.ok()) co_return count.error();
+      if (*count != 0 || counts_[i] != 0) report_.image_end = offset + state_.cluster_bytes();
+      if (*count == counts_[i]) continue;
+      const bool leak = *count > counts_[i];
+      ++(leak ? report_.leaks : report_.corruptions);
+      Say((leak ? "Leaked cluster " : "ERROR: cluster ") + std::to_string(first_ + i) +
+          " refcount=" + std::to_string(*count) + " reference=" + std::to_string(counts_[i]));
+      Result<void> repaired = co_await RepairCount(i, leak);
+      if (!repaired.ok()) co_return repaired;
+    }
+    co_return Result<void>();
+  }
+
+  Task<Result<void>> RepairCount(uint64_t index, bool leak) {
+    if (repair_ == Repair::kNone || (repair_ == Repair::kLeaks && !leak)) co_return Result<void>();
+    const uint64_t cluster = first_ + index;
+    const uint64_t offset = cluster << state_.layout().cluster_bits;
+    if (!image_.refcounts().HasBlock(offset)) {
+      // The first cluster that a new block counts becomes that block.
+      const uint64_t block_at = cluster & ~(state_.layout().block_entries() - 1);
+      const bool free = block_at >= first_ && counts_[block_at - first_] == 0;
+      if (!free) co_return Result<void>();
+    }
+    if (counts_[index] > state_.layout().max_refcount()) co_return Result<void>();
+    Result<void> set = co_await image_.refcounts().Set(offset, counts_[index]);
+    if (!set.ok()) co_return set;
+    ++(leak ? report_.leaks_fixed : report_.corruptions_fixed);
+    co_return Result<void>();
+  }
+
+  Task<Result<void>> Finish() {
+    Result<void> done;
+    if (repair_ == Repair::kAll && wrong_flags_ != 0) {
+      done = co_await UpdateCopied(image_);
+      if (done.ok()) report_.corruptions_fixed += wrong_flags_;
+    }
+    if (done.ok()) done = co_await image_.checkpointer().Settle();
+    const bool clean = report_.corruptions == report_.corruptions_fixed;
+    const uint64_t marks = kCorrupt | kDirty;
+    if (done.ok() && clean && repair_ == Repair::kAll && (state_.header.incompatible & marks) != 0) {
+      state_.header.incompatible &= ~marks;
+      done = co_await WriteHeaderSector(state_);
+    }
+    co_return done;
+  }
+
+  Qcow2Channel& image_;
+  ImageState& state_;
+  const Repair repair_;
+  SnapshotTable snapshots_;
+  CheckReport report_;
+  uint64_t first_ = 0;  // cluster of the window
+  bool first_pass_ = true;
+  std::vector<uint32_t> counts_;
+  uint64_t next_offset_ = 0;
+  uint64_t wrong_flags_ = 0;
+};
+
+}  // namespace
+
+Task<Result<CheckReport>> Check(Qcow2Channel& image, Repair repair) {
+  Checker checker(image, repair);
+  Result<CheckReport> report = co_await checker.Run();
+  co_return report;
+}
+
+}  // namespace bulkhead::qcow2

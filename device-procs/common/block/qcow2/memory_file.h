@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+// A file in memory for tests: keeps what is asked of it until it is told to carry it out, in any order, and remembers
+// writes and flushes, so that a test can say what the disk has after a power cut at any of them.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <iterator>
+#include <optional>
+#include <random>
+#include <vector>
+
+#include "device-procs/common/block/block_task.h"
+
+namespace bulkhead::device::test {
+
+class MemoryFile final : public BlockChannel {
+ public:
+  struct Change {
+    uint64_t offset = 0;
+    std::vector<std::byte> bytes;
+    uint64_t number = 0;
+  };
+  // All changes between two flushes: after a power cut in it any of them are there, whatever was asked for first.
+  using Period = std::vector<Change>;
+
+  std::vector<std::byte> bytes;
+  uint64_t max_bytes = UINT64_MAX;  // writes past this fail: the disk is full
+  bool recording = false;
+  // Finished periods and the present one. A flush promises what was complete when it was asked for, no more.
+  std::vector<Period> periods{1};
+  size_t writes = 0;
+  size_t reads = 0;
+
+  void Read(uint64_t offset, std::span<const iovec> to, BlockCompletion& done) override {
+    Ask([this, offset, vectors = std::vector<iovec>(to.begin(), to.end()), &done] {
+      ++reads;
+      uint64_t at = offset;
+      for (const iovec& vector : vectors) {
+        const uint64_t there = at < bytes.size() ? std::min<uint64_t>(vector.iov_len, bytes.size() - at) : 0;
+        if (there != 0) std::memcpy(vector.iov_base, bytes.data() + at, there);
+        std::memset(static_cast<std::byte*>(vector.iov_base) + there, 0, vector.iov_len - there);
+        at += vector.iov_len;
+      }
+      done.Completed(0);
+    });
+  }
+  void Write(uint64_t offset, std::span<const iovec> from, BlockCompletion& done) override {
+    Ask([this, offset, vectors = std::vector<iovec>(from.begin(), from.end()), &done] {
+      Change change{offset, {}, 0};
+      for (const iovec& vector : vectors) {
+        const auto* start = static_cast<const std::byte*>(vector.iov_base);
+        change.bytes.insert(change.bytes.end(), start, start + vector.iov_len);
+      }
+      done.Completed(Apply(std::move(change)));
+    });
+  }
+  void Flush(BlockCompletion& done) override {
+    Ask([this, &done, promised = next_number_] {
+      if (recording) EndPeriod(promised);
+      done.Completed(0);
+    });
+  }
+  void Discard(uint64_t offset, uint64_t size_bytes, BlockCompletion& done) override {
+    Ask([this, offset, size_bytes, &done] {
+      const uint64_t end = std::min<uint64_t>(offset + size_bytes, bytes.size());
+      if (offset < end) (void)Apply({offset, std::vector<std::byte>(end - offset), 0});
+      done.Completed(0);
+    });
+  }
+  void WriteZeroes(uint64_t offset, uint64_t size_bytes, bool, BlockCompletion& done) override {
+    Ask([this, offset, size_bytes, &done] { done.Completed(Apply({offset, std::vector<std::byte>(size_bytes), 0})); });
+  }
+
+  size_t waiting() const { return waiting_.size(); }
+  // Carries out one request, a random one of the first few or the oldest.
+  bool Step(std::mt19937_64* random = nullptr) {
+    if (waiting_.empty()) return false;
+    const size_t among = std::min<size_t>(waiting_.size(), 8);
+    const size_t which = random != nullptr ? (*random)() % among : 0;
+    auto work = std::move(waiting_[which]);
+    waiting_.erase(waiting_.begin() + static_cast<ptrdiff_t>(which));
+    work();
+    return true;
+  }
+  void Drain(std::mt19937_64* random = nullptr) {
+    while (Step(random)) {
+    }
+  }
+  // Runs a task to its end.
+  template <typename T>
+  T Do(Task<T> task, std::mt19937_64* random = nullptr) {
+    std::optional<T> value;
+    Spawn(std::move(task), [&](T result) { value.emplace(std::move(result)); });
+    while (!value && Step(random)) {
+    }
+    return std::move(value).value();
+  }
+  static void ApplyTo(std::vector<std::byte>& to, const Change& change) {
+    if (to.size() < change.offset + change.bytes.size()) to.resize(change.offset + change.bytes.size());
+    std::memcpy(to.data() + change.offset, change.bytes.data(), change.bytes.size());
+  }
+
+ private:
+  void Ask(std::function<void()> work) { waiting_.push_back(std::move(work)); }
+  int Apply(Change change) {
+    if (change.offset + change.bytes.size() > max_bytes) return ENOSPC;
+    ++writes;
+    change.number = next_number_++;
+    ApplyTo(bytes, change);
+    if (recording) periods.back().push_back(std::move(change));
+    return 0;
+  }
+
+  void EndPeriod(uint64_t promised) {
+    Period& now = periods.back();
+    const auto first_open =
+        std::find_if(now.begin(), now.end(), [&](const Change& change) { return change.number >= promised; });
+    Period next(std::make_move_iterator(first_open), std::make_move_iterator(now.end()));
+    now.erase(first_open, now.end());
+    periods.push_back(std::move(next));
+  }
+
+  std::deque<std::function<void()>> waiting_;
+  uint64_t next_number_ = 0;
+};
+
+}  // namespace bulkhead::device::test

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device-procs/common/block/qcow2/table_cache.h"
+
+#include <algorithm>
+
+#include "device-procs/common/block/block_task.h"
+
+namespace bulkhead::qcow2 {
+namespace {
+
+// Below this, two requests could put out each other's tables for ever.
+constexpr size_t kMinSlices = 16;
+
+}  // namespace
+
+using device::Task;
+
+TableCache::TableCache(device::BlockChannel& file, uint64_t slice_bytes, uint64_t capacity_bytes)
+    : file_(file),
+      slice_bytes_(slice_bytes),
+      max_slices_(std::max<size_t>(kMinSlices, capacity_bytes / slice_bytes)),
+      max_dirty_(max_slices_ / 2) {}
+
+TableCache::~TableCache() = default;
+
+Slice* TableCache::Find(uint64_t offset) {
+  const auto found = by_offset_.find(offset);
+  if (found == by_offset_.end() || (*found->second)->loading) return nullptr;
+  slices_.splice(slices_.begin(), slices_, found->second);
+  return found->second->get();
+}
+
+Slice* TableCache::Free() {
+  if (slices_.size() < max_slices_) {
+    slices_.push_front(std::make_unique<Slice>());
+    slices_.front()->bytes = Buffer(slice_bytes_);
+    return slices_.front().get();
+  }
+  for (auto at = slices_.rbegin(); at != slices_.rend(); ++at) {
+    Slice& slice = **at;
+    if (slice.loading || slice.dirty || slice.writing) continue;
+    by_offset_.erase(slice.offset);
+    slices_.splice(slices_.begin(), slices_, std::next(at).base());
+    return slices_.front().get();
+  }
+  return nullptr;
+}
+
+Task<Result<void>> TableCache::Load(uint64_t offset, TableKind kind) {
+  // Somebody may be reading it already.
+  while (by_offset_.contains(offset)) {
+    if (Find(offset) != nullptr) co_return Result<void>();
+    co_await changed_.Wait();
+  }
+  Slice* slice = Free();
+  while (slice == nullptr) {
+    co_await changed_.Wait();
+    if (by_offset_.contains(offset)) co_return Result<void>();
+    slice = Free();
+  }
+  slice->offset = offset;
+  slice->kind = kind;
+  slice->loading = true;
+  by_offset_[offset] = slices_.begin();
+  const int error = co_await device::ReadFrom(file_, offset, slice->bytes.data(), slice_bytes_);
+  slice->loading = false;
+  if (error != 0) {
+    // It stays as a free one, at the end of the line.
+    const auto at = by_offset_.find(offset);
+    slices_.splice(slices_.end(), slices_, at->second);
+    by_offset_.erase(at);
+    slice->offset = UINT64_MAX;
+  }
+  changed_.WakeAll();
+  if (error != 0) co_return ErrnoError(error, "reading a table at byte " + std::to_string(offset));
+  co_return Result<void>();
+}
+
+void TableCache::MarkDirty(Slice& slice) {
+  if (slice.dirty) return;
+  slice.dirty = true;
+  ++dirty_;
+}
+
+void TableCache::Drop(uint64_t offset, uint64_t size_bytes) {
+  for (uint64_t at = offset; at < offset + size_bytes; at += slice_bytes_) {
+    const auto found = by_offset_.find(at);
+    if (found == by_offset_.end()) continue;
+    Slice& slice = **found->second;
+    // What is being read or written belongs to somebody; a cluster is only given away when nobody uses it.
+    if (slice.loading || slice.writing) continue;
+    if (slice.dirty) --dirty_;
+    slice.dirty = false;
+    slice.offset = UINT64_MAX;
+    slices_.splice(slices_.end(), slices_, found->second);
+    by_offset_.erase(found);
+  }
+}
+
+std::vector<Slice*> TableCache::TakeDirty() {
+  std::vector<Slice*> taken;
+  for (const auto& slice : slices_) {
+    if (!slice->dirty) continue;
+    slice->dirty = false;
+    slice->writing = true;
+    taken.push_back(slice.get());
+  }
+  dirty_ = 0;
+  std::sort(taken.begin(), taken.end(), [](const Slice* a, const Slice* b) { return a->offset < b->offset; });
+  return taken;
+}
+
+void TableCache::Written(const std::vector<Slice*>& slices, bool failed) {
+  for (Slice* slice : slices) {
+    slice->writing = false;
+    if (failed) MarkDirty(*slice);
+  }
+  changed_.WakeAll();
+}
+
+}  // namespace bulkhead::qcow2

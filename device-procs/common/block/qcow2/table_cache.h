@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// The second-level tables and refcount blocks of an image, in pieces ("slices"), as many as fit into a fixed amount of
+// memory. A slice that was changed stays until a checkpoint has written it. Image's thread. What is read is the file's
+// author's: hostile; here nobody looks into it.
+//
+// A pointer to a slice is good until its user next suspends: every way to another table may put it out.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "device-procs/common/block/block_image.h"
+#include "device-procs/common/block/qcow2/buffer.h"
+
+namespace bulkhead::qcow2 {
+
+enum class TableKind : uint8_t { kL2, kRefcount };
+
+struct Slice {
+  uint64_t offset = 0;  // in the file
+  TableKind kind = TableKind::kL2;
+  bool loading = false;
+  bool dirty = false;    // differs from what the last checkpoint took
+  bool writing = false;  // a checkpoint is writing what it took
+  Buffer bytes;
+};
+
+class TableCache {
+ public:
+  // Keeps at least a few slices, whatever the capacity.
+  TableCache(device::BlockChannel& file, uint64_t slice_bytes, uint64_t capacity_bytes);
+  ~TableCache();
+
+  uint64_t slice_bytes() const { return slice_bytes_; }
+  // The slice at this offset, if it is here.
+  Slice* Find(uint64_t offset);
+  // Reads it. When this returns it is here unless another was quicker to put it out: look again.
+  device::Task<Result<void>> Load(uint64_t offset, TableKind kind);
+
+  // So much is changed that a checkpoint has to come before more is.
+  bool TooDirty() const { return dirty_ >= max_dirty_; }
+  void MarkDirty(Slice& slice);
+  // Forgets what it knows of a range of the file that becomes something else.
+  void Drop(uint64_t offset, uint64_t size_bytes);
+
+  bool dirty() const { return dirty_ != 0; }
+  // All that are dirty, in the order of the file; they count as being written until Written.
+  std::vector<Slice*> TakeDirty();
+  void Written(const std::vector<Slice*>& slices, bool failed);
+
+ private:
+  using List = std::list<std::unique_ptr<Slice>>;
+
+  // A slice to read into, or null where all are in use just now.
+  Slice* Free();
+
+  device::BlockChannel& file_;
+  const uint64_t slice_bytes_;
+  const size_t max_slices_;
+  const size_t max_dirty_;
+  size_t dirty_ = 0;
+  List slices_;  // the most recently used first
+  std::unordered_map<uint64_t, List::iterator> by_offset_;
+  device::WaitList changed_;  // a load ended, a slice became clean
+};
+
+}  // namespace bulkhead::qcow2

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device-procs/common/block/qcow2/table_walk.h"
+
+#include "device-procs/common/block/block_task.h"
+
+namespace bulkhead::qcow2 {
+
+using device::Task;
+
+namespace {
+
+constexpr uint64_t kPieceBytes = 64 * 1024;
+
+// Makes the flags of one second-level table true.
+Task<Result<void>> UpdateCopiedIn(Qcow2Channel& image, uint64_t table) {
+  ImageState& state = image.state();
+  const uint64_t slice_entries = state.cache->slice_bytes() / sizeof(uint64_t);
+  for (uint64_t index = 0; index < state.layout().l2_entries();) {
+    const uint64_t at = table + index / slice_entries * state.cache->slice_bytes();
+    Slice* slice = state.cache->Find(at);
+    if (slice == nullptr) {
+      Result<void> loaded = co_await state.cache->Load(at, TableKind::kL2);
+      if (!loaded.ok()) co_return loaded;
+      continue;
+    }
+    const uint64_t old = LoadBe64(slice->bytes.data() + index % slice_entries * 8);
+    uint64_t entry = old & ~kCopied;
+    if ((old & kCompressed) == 0 && (old & kOffsetMask) != 0) {
+      Result<uint64_t> count = co_await image.refcounts().Get(old & kOffsetMask);
+      if (!count.ok()) co_return count.error();
+      if (*count == 1) entry |= kCopied;
+    }
+    if (entry == old) {
+      ++index;
+      continue;
+    }
+    if (state.cache->TooDirty()) {
+      Result<void> run = co_await image.checkpointer().Run();
+      if (!run.ok()) co_return run;
+    }
+    slice = state.cache->Find(at);
+    // Put out meanwhile: once more.
+    if (slice == nullptr) continue;
+    StoreBe64(slice->bytes.data() + index % slice_entries * 8, entry);
+    state.cache->MarkDirty(*slice);
+    ++index;
+  }
+  co_return Result<void>();
+}
+
+}  // namespace
+
+Task<Result<void>> UpdateCopied(Qcow2Channel& image) {
+  ImageState& state = image.state();
+  for (uint64_t i = 0; i < state.l1.entries.size(); ++i) {
+    const uint64_t table = state.l1.entries[i] & kOffsetMask;
+    if (table == 0) continue;
+    Result<uint64_t> count = co_await image.refcounts().Get(table);
+    if (!count.ok()) co_return count.error();
+    const uint64_t entry = table | (*count == 1 ? kCopied : 0);
+    if (entry != state.l1.entries[i]) state.l1.Set(i, entry);
+    Result<void> updated = co_await UpdateCopiedIn(image, table);
+    if (!updated.ok()) co_return updated;
+  }
+  co_return Result<void>();
+}
+
+ClusterRange RangeOf(uint64_t entry, const Layout& layout) {
+  if ((entry & kCompressed) != 0) {
+    const CompressedExtent data = DecodeCompressed(entry, layout);
+    const uint64_t first = data.offset >> layout.cluster_bits;
+    const uint64_t last = (data.offset + data.size_bytes - 1) >> layout.cluster_bits;
+    return {.offset = first << layout.cluster_bits, .clusters = last - first + 1};
+  }
+  const uint64_t offset = entry & kOffsetMask;
+  return {.offset = offset, .clusters = offset != 0 ? uint64_t{1} : 0};
+}
+
+Task<Result<std::vector<uint64_t>>> ReadEntries(ImageState& state, uint64_t offset, uint64_t entries) {
+  const uint64_t size_bytes = entries * sizeof(uint64_t);
+  if (size_bytes != 0 && (offset >= state.file_end || (offset & state.layout().cluster_mask()) != 0)) {
+    co_return Error{EINVAL, "a table at byte " + std::to_string(offset) + " is not where tables can be"};
+  }
+  std::vector<uint64_t> table;
+  table.reserve(entries);
+  Buffer piece(kPieceBytes);
+  for (uint64_t done = 0; done < size_bytes; done += kPieceBytes) {
+    const uint64_t step = RoundUp(std::min(kPieceBytes, size_bytes - done), kSectorBytes);
+    const int error = co_await device::ReadFrom(state.file, offset + done, piece.data(), step);
+    if (error != 0) co_return ErrnoError(error, "reading a table");
+    for (uint64_t at = 0; at < std::min(step, size_bytes - done); at += sizeof(uint64_t)) {
+      table.push_back(LoadBe64(piece.data() + at));
+    }
+  }
+  co_return table;
+}
+
+Task<Result<uint64_t>> WriteL1(Qcow2Channel& image, std::vector<uint64_t> entries) {
+  ImageState& state = image.state();
+  const uint64_t size_bytes = std::max<uint64_t>(1, entries.size()) * sizeof(uint64_t);
+  Result<Allocation> place = co_await image.refcounts().AllocateExactly(DivideUp(size_bytes, state.cluster_bytes()));
+  if (!place.ok()) co_return place.error();
+  WholeTable table;
+  table.entries = std::move(entries);
+  Buffer piece(kPieceBytes);
+  const uint64_t end = place->clusters * state.cluster_bytes();
+  for (uint64_t done = 0; done < end; done += kPieceBytes) {
+    const uint64_t step = std::min(kPieceBytes, end - done);
+    for (uint64_t at = 0; at < step; at += kSectorBytes) {
+      table.EncodeSector((done + at) / kSectorBytes, piece.data() + at);
+    }
+    const int error = co_await device::WriteTo(state.file, place->offset + done, piece.data(), step);
+    if (error != 0) co_return ErrnoError(error, "writing a table");
+  }
+  co_return place->offset;
+}
+
+Task<Result<void>> ReplaceL1(Qcow2Channel& image, std::vector<uint64_t> entries, uint64_t disk_bytes) {
+  ImageState& state = image.state();
+  const uint32_t bits = state.layout().cluster_bits;
+  const auto clusters_of = [&](uint64_t count) {
+    return DivideUp(std::max<uint64_t>(1, count) * sizeof(uint64_t), state.cluster_bytes());
+  };
+  Result<uint64_t> place = co_await WriteL1(image, entries);
+  if (!place.ok()) co_return place.error();
+  // Its references are counted before the header names it.
+  Result<void> done = co_await image.checkpointer().Run();
+  if (!done.ok()) co_return done;
+  const uint64_t old_offset = state.header.l1_offset;
+  const uint64_t old_clusters = clusters_of(state.header.l1_entries);
+  state.header.l1_offset = *place;
+  state.header.l1_entries = static_cast<uint32_t>(entries.size());
+  state.header.size_bytes = disk_bytes;
+  done = co_await WriteHeaderSector(state);
+  if (!done.ok()) co_return done;
+  for (const uint64_t entry : state.l1.entries) {
+    if ((entry & kOffsetMask) != 0) state.tables.Remove((entry & kOffsetMask) >> bits, 1);
+  }
+  state.tables.Remove(old_offset >> bits, old_clusters);
+  state.tables.Add(*place >> bits, clusters_of(entries.size()));
+  for (const uint64_t entry : entries) {
+    if ((entry & kOffsetMask) != 0) state.tables.Add((entry & kOffsetMask) >> bits, 1);
+  }
+  state.l1.offset = *place;
+  state.l1.entries = std::move(entries);
+  state.l1.dirty_sectors.clear();
+  image.checkpointer().Free(old_offset, old_clusters);
+  co_return Result<void>();
+}
+
+Task<Result<void>> Resize(Qcow2Channel& image, uint64_t disk_bytes, bool shrink) {
+  ImageState& state = image.state();
+  if (disk_bytes % kSectorBytes != 0) co_return Error{EINVAL, "the size is not a multiple of 512 bytes"};
+  const uint64_t entries = state.layout().L1Entries(disk_bytes);
+  if (entries * sizeof(uint64_t) > kMaxL1Bytes) {
+    co_return Error{EFBIG, "its clusters of " + std::to_string(state.cluster_bytes()) +
+                               " bytes are too small for a disk of that size"};
+  }
+  const uint64_t old_bytes = state.header.size_bytes;
+  Result<void> done;
+  if (disk_bytes < old_bytes) {
+    if (!shrink) co_return Error{EINVAL, "making it smaller loses what lies beyond; add --shrink if you mean it"};
+    if (state.header.snapshot_count != 0) co_return Error{ENOTSUP, "it has snapshots; delete them before shrinking it"};
+    // The rest of the last cluster would show again if the disk grew.
+    done = co_await image.writer().WriteZeroes(disk_bytes, old_bytes - disk_bytes, true);
+    if (!done.ok()) co_return done;
+  }
+  if (entries > state.l1.entries.size()) {
+    done = co_await image.checkpointer().Settle();
+    if (!done.ok()) co_return done;
+    std::vector<uint64_t> grown = state.l1.entries;
+    grown.resize(entries);
+    done = co_await ReplaceL1(image, std::move(grown), disk_bytes);
+  } else {
+    done = co_await image.checkpointer().Run();
+    if (!done.ok()) co_return done;
+    state.header.size_bytes = disk_bytes;
+    done = co_await WriteHeaderSector(state);
+  }
+  if (done.ok()) done = co_await image.checkpointer().Settle();
+  co_return done;
+}
+
+}  // namespace bulkhead::qcow2
