@@ -51,12 +51,12 @@ SCHEMA_HEADERS := $(SCHEMAS:%=$(GEN)/%.h)
 SCHEMA_OBJECTS := $(SCHEMAS:%=$(BUILD)/obj/gen/%.o)
 schema_objects = $(patsubst %,$(BUILD)/obj/gen/%.o,$(wildcard $(addsuffix /*.capnp,$(1))))
 
-DEVICES := chipset console disk rng
+DEVICES := chipset console disk img rng
 IPC_SRC := $(call sources,ipc)
 COMMON_SRC := $(call sources,device-procs/common)
 # Image formats: only in the processes that read images.
 BLOCK_SRC := $(call sources,device-procs/common/block device-procs/common/block/qcow2)
-BLOCK_DEVICES := disk
+BLOCK_DEVICES := disk img
 BROKER_SRC := $(call sources,broker broker/plans)
 LAUNCHER_SRC := $(call sources,broker/launcher)
 RUNNER_SRC := $(call sources,vcpu-runner vcpu-runner/boot vcpu-runner/kvm)
@@ -152,8 +152,12 @@ $(BUILD)/tests/rogue: $(call objects,tests/jail/rogue.cc tests/jail/attempts.cc 
 $(BUILD)/tests/liar: $(call objects,tests/jail/liar.cc device-procs/rng/policy.cc) $(COMMON_OBJ) $(IPC_OBJ)
 	$(call link,$(CHILD_LIBS))
 
+# What images cost, without a guest.
+$(BUILD)/tests/image-bench: $(call objects,tests/bench/image_bench.cc) $(BLOCK_OBJ) $(IPC_OBJ)
+	$(call link,$(CHILD_LIBS) $(BLOCK_LIBS))
+
 .PHONY: tests
-tests: all $(addprefix $(BUILD)/tests/,unit process jail rogue liar)
+tests: all $(addprefix $(BUILD)/tests/,unit process jail rogue liar image-bench)
 
 .PHONY: deps
 deps:
@@ -181,12 +185,17 @@ bench-contain: tests
 	@scripts/deps build run bench
 	@tests/bench/contain
 
+.PHONY: bench-images
+bench-images: tests
+	@scripts/deps build run bench
+	@tests/bench/images
+
 .PHONY: install
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/bulkhead $(DESTDIR)$(PREFIX)/share/man/man1
 	install -m 755 $(BUILD)/bulkhead $(DESTDIR)$(PREFIX)/bin/
 	install -m 755 $(HELPERS) $(DESTDIR)$(PREFIX)/libexec/bulkhead/
-	install -m 644 docs/bulkhead.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -m 644 docs/bulkhead.1 docs/bulkhead-img.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 
 .PHONY: clean
 clean:
@@ -200,6 +209,7 @@ help:
 	@echo 'make fuzz T=name S=60   fuzz one decoder for so many seconds; without T, list them'
 	@echo 'make bench-boot         what it costs to start a VM and to keep one, beside QEMU'
 	@echo 'make bench-contain      what a hung or hostile device process costs the others'
+	@echo 'make bench-images       what disk images cost, beside QEMU'
 	@echo 'make deps               install the Debian packages that building, running and testing need'
 	@echo 'make install            install to PREFIX ($(PREFIX)) under DESTDIR'
 	@echo 'make SAN=asan,ubsan     build with sanitizers into build/san-asan-ubsan/'

@@ -19,6 +19,7 @@ namespace bulkhead::broker {
 namespace {
 
 constexpr int kMaxLinesPerSecond = 20;
+constexpr auto kLastWordsTime = 1 * kj::SECONDS;
 
 using FdObserver = kj::UnixEventPort::FdObserver;
 
@@ -40,8 +41,14 @@ Child::Child(kj::AsyncIoContext& io, const std::string& executable, const std::s
       log_task_(nullptr),
       reports_violations_(CanWatchViolations(process_.pidfd)),
       violation_task_(nullptr) {
-  // A process that ends is past changing how; one that broke the connection, or closed it, is of no more use.
-  hang_up_task_ = connection_->OnDisconnect().then([this] { Kill(); }).eagerlyEvaluate([](kj::Exception&&) {});
+  // One that broke the connection, or closed it, is of no more use. Before it was ready it may be about to say why.
+  hang_up_task_ = connection_->OnDisconnect()
+                      .then([this]() -> kj::Promise<void> {
+                        if (ready_) return kj::READY_NOW;
+                        return io_.provider->getTimer().afterDelay(kLastWordsTime);
+                      })
+                      .then([this] { Kill(); })
+                      .eagerlyEvaluate([](kj::Exception&&) {});
   SetNonBlocking(process_.log.get());
   log_task_ = ReadLog().eagerlyEvaluate([](kj::Exception&&) {});
 }

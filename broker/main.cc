@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "broker/image_job.h"
 #include "broker/lockdown.h"
 #include "broker/probe.h"
 #include "broker/vm_service.h"
@@ -20,21 +21,28 @@ class BrokerServer final : public control::Broker::Server {
  public:
   using CreateVmContext = control::Broker::Server::CreateVmContext;
   using ProbeContext = control::Broker::Server::ProbeContext;
+  using OpenImagesContext = control::Broker::Server::OpenImagesContext;
   struct Wanted {
     kj::Maybe<CreateVmContext> create_vm;
     kj::Maybe<ProbeContext> probe;
+    kj::Maybe<OpenImagesContext> open_images;
     kj::Own<kj::PromiseFulfiller<void>> done;
   };
   explicit BrokerServer(kj::Own<kj::PromiseFulfiller<Wanted>> wanted) : wanted_(kj::mv(wanted)) {}
 
   kj::Promise<void> createVm(CreateVmContext context) override {
     auto done = Begin();
-    wanted_->fulfill({.create_vm = context, .probe = nullptr, .done = kj::mv(done.fulfiller)});
+    wanted_->fulfill({.create_vm = context, .probe = nullptr, .open_images = nullptr, .done = kj::mv(done.fulfiller)});
     return kj::mv(done.promise);
   }
   kj::Promise<void> probe(ProbeContext context) override {
     auto done = Begin();
-    wanted_->fulfill({.create_vm = nullptr, .probe = context, .done = kj::mv(done.fulfiller)});
+    wanted_->fulfill({.create_vm = nullptr, .probe = context, .open_images = nullptr, .done = kj::mv(done.fulfiller)});
+    return kj::mv(done.promise);
+  }
+  kj::Promise<void> openImages(OpenImagesContext context) override {
+    auto done = Begin();
+    wanted_->fulfill({.create_vm = nullptr, .probe = nullptr, .open_images = context, .done = kj::mv(done.fulfiller)});
     return kj::mv(done.promise);
   }
 
@@ -77,6 +85,27 @@ void RunVm(kj::AsyncIoContext& io, BrokerServer::CreateVmContext context, kj::Pr
   launcher.OnDisconnect().wait(io.waitScope);
 }
 
+// Returns when the launcher has hung up, or the process that it works with is gone.
+void RunImageJob(kj::AsyncIoContext& io, BrokerServer::OpenImagesContext context, kj::PromiseFulfiller<void>& done,
+                 RpcConnection& launcher) {
+  std::optional<ImageJob> job;
+  try {
+    job.emplace(io, HelpersDirectory(), context.getParams().getImages());
+    context.releaseParams();
+    LockDown({});
+  } catch (const FatalError& error) {
+    done.reject(Failure(error.what()));
+    return;
+  } catch (const kj::Exception& error) {
+    done.reject(Failure(ReasonOf(error)));
+    return;
+  }
+  context.getResults().setWorker(job->worker());
+  done.fulfill();
+  auto dead = job->WhenDead().then([](const std::string& how) { std::fprintf(stderr, "bulkhead: %s\n", how.c_str()); });
+  launcher.OnDisconnect().exclusiveJoin(kj::mv(dead)).wait(io.waitScope);
+}
+
 void Serve(kj::AsyncIoContext& io) {
   auto wanted = kj::newPromiseAndFulfiller<BrokerServer::Wanted>();
   RpcConnection launcher(*io.lowLevelProvider, OwnFd(kControlFd), kj::heap<BrokerServer>(kj::mv(wanted.fulfiller)),
@@ -99,6 +128,10 @@ void Serve(kj::AsyncIoContext& io) {
   KJ_IF_MAYBE (context, request.probe) {
     Probe(io, HelpersDirectory(), context->getResults().initReport());
     request.done->fulfill();
+  }
+  KJ_IF_MAYBE (context, request.open_images) {
+    starting = false;
+    RunImageJob(io, *context, *request.done, launcher);
   }
   starting = false;
   // The launcher reads the answer, then hangs up.

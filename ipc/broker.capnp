@@ -5,6 +5,7 @@
 
 using Cxx = import "/capnp/c++.capnp";
 using Control = import "control.capnp";
+using Image = import "image.capnp";
 $Cxx.namespace("bulkhead::control");
 
 enum ImageFormat {
@@ -118,6 +119,8 @@ interface Broker {
                                                        # returns when every process is locked down and the
                                                        # kernel is loaded; the VM is paused then
   probe @1 () -> (report :ProbeReport);                # what this host's KVM can do, by trying
+  openImages @2 (images :List(Image.ImageChain)) -> (worker :Image.ImageWorker);
+                                                       # returns when the process that holds them is locked down
 }
 
 struct ProbeReport {

@@ -25,14 +25,18 @@ class FileServer final : public control::File::Server {
   OwnFd fd_;
 };
 
-// A socket over which descriptors go out but none comes in: what a peer attaches is closed at once. (A network that may
-// attach none would not send any either.)
-class SendOnlyStream final : public kj::AsyncCapabilityStream {
+// The socket of whoever offers a capability. Where no descriptor may come in, what a peer attaches is closed at once.
+// (A network that may attach none would not send any either.)
+class ServerStream final : public kj::AsyncCapabilityStream {
  public:
-  explicit SendOnlyStream(kj::Own<kj::AsyncCapabilityStream> inner) : inner_(kj::mv(inner)) {}
+  ServerStream(kj::Own<kj::AsyncCapabilityStream> inner, Descriptors descriptors)
+      : inner_(kj::mv(inner)), descriptors_(descriptors) {}
 
-  kj::Promise<ReadResult> tryReadWithFds(void* buffer, size_t min_bytes, size_t max_bytes, kj::AutoCloseFd*,
-                                         size_t) override {
+  kj::Promise<ReadResult> tryReadWithFds(void* buffer, size_t min_bytes, size_t max_bytes, kj::AutoCloseFd* fds,
+                                         size_t max_fds) override {
+    if (descriptors_ == Descriptors::kTaken) {
+      return inner_->tryReadWithFds(buffer, min_bytes, max_bytes, fds, max_fds);
+    }
     return inner_->tryReadWithFds(buffer, min_bytes, max_bytes, nullptr, 0);
   }
   kj::Promise<void> writeWithFds(kj::ArrayPtr<const kj::byte> data,
@@ -57,17 +61,18 @@ class SendOnlyStream final : public kj::AsyncCapabilityStream {
     return inner_->write(pieces);
   }
   kj::Promise<void> whenWriteDisconnected() override { return inner_->whenWriteDisconnected(); }
-  void shutdownWrite() override { inner_->shutdownWrite(); }
+  // What a peer that breaks the protocol brings about. Its connection is about to be closed, and a locked-down process
+  // has no other system call for that.
+  void shutdownWrite() override {}
 
  private:
   kj::Own<kj::AsyncCapabilityStream> inner_;
+  const Descriptors descriptors_;
 };
 
-kj::Own<kj::AsyncCapabilityStream> WrapSocket(kj::LowLevelAsyncIoProvider& io, OwnFd socket, Descriptors descriptors) {
-  auto stream = io.wrapUnixSocketFd(
+kj::Own<kj::AsyncCapabilityStream> WrapSocket(kj::LowLevelAsyncIoProvider& io, OwnFd socket) {
+  return io.wrapUnixSocketFd(
       socket.Release(), kj::LowLevelAsyncIoProvider::TAKE_OWNERSHIP | kj::LowLevelAsyncIoProvider::ALREADY_CLOEXEC);
-  if (descriptors == Descriptors::kTaken) return stream;
-  return kj::heap<SendOnlyStream>(kj::mv(stream));
 }
 
 }  // namespace
@@ -75,13 +80,13 @@ kj::Own<kj::AsyncCapabilityStream> WrapSocket(kj::LowLevelAsyncIoProvider& io, O
 RpcConnection::RpcConnection(kj::LowLevelAsyncIoProvider& io, OwnFd socket, capnp::Capability::Client bootstrap,
                              Descriptors descriptors)
     : side_(Side::SERVER),
-      stream_(WrapSocket(io, std::move(socket), descriptors)),
+      stream_(kj::heap<ServerStream>(WrapSocket(io, std::move(socket)), descriptors)),
       network_(*stream_, kMaxFdsPerMessage, side_, MessageLimits()),
       system_(capnp::makeRpcServer(network_, kj::mv(bootstrap))) {}
 
 RpcConnection::RpcConnection(kj::LowLevelAsyncIoProvider& io, OwnFd socket)
     : side_(Side::CLIENT),
-      stream_(WrapSocket(io, std::move(socket), Descriptors::kTaken)),
+      stream_(WrapSocket(io, std::move(socket))),
       network_(*stream_, kMaxFdsPerMessage, side_, MessageLimits()),
       system_(capnp::makeRpcClient(network_)) {}
 

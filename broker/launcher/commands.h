@@ -13,5 +13,6 @@ int PsCommand(const VmCommandOptions& options);
 int StopCommand(const VmCommandOptions& options);
 int KillCommand(const VmCommandOptions& options);
 int InspectCommand(const VmCommandOptions& options);
+int ImgCommand(const ImgOptions& options);
 
 }  // namespace bulkhead::launcher

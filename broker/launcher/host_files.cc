@@ -123,6 +123,7 @@ struct ImageRequest {
   DiskFormat format;
   bool read_only;
   bool direct;
+  bool locked = true;
 };
 
 OwnFd OpenWithAccess(const ImageRequest& image, bool& direct_io) {
@@ -154,7 +155,7 @@ OpenImage OpenOne(const ImageRequest& image) {
     throw FatalError(image.subject + ": the file is empty and no image; make one with `bulkhead img create -f qcow2 " +
                      image.path + " 10G`");
   }
-  Lock(opened.file, image.read_only, image.subject);
+  if (image.locked) Lock(opened.file, image.read_only, image.subject);
   return opened;
 }
 
@@ -230,6 +231,28 @@ OwnFd OpenSource(const std::string& what, const std::string& path) {
   if (!S_ISREG(info.st_mode)) throw FatalError(subject + ": is not a regular file");
   if (info.st_size == 0) throw FatalError(subject + ": the file is empty");
   return file;
+}
+
+OpenImage OpenImageFile(const std::string& path, bool read_only, bool locked) {
+  return OpenOne({.subject = "image '" + path + "'",
+                  .path = path,
+                  .format = DiskFormat::kRaw,
+                  .read_only = read_only,
+                  .direct = false,
+                  .locked = locked});
+}
+
+OpenImage MakeImageFile(const std::string& path, bool& made) {
+  const std::string subject = "image '" + path + "'";
+  constexpr int kAccess = O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+  OpenImage opened;
+  opened.file = OwnFd(::open(path.c_str(), kAccess | O_CREAT | O_EXCL, 0644));
+  made = opened.file.valid();
+  if (!made && errno != EEXIST) ThrowOpenError(subject, errno, Use::kWriteOutput);
+  if (!made) opened = OpenImageFile(path, false, false);
+  Lock(opened.file, false, subject);
+  if (!opened.block_device && ::ftruncate(opened.file.get(), 0) != 0) ThrowErrno(subject);
+  return opened;
 }
 
 std::vector<OpenDisk> OpenDisks(const std::vector<DiskOption>& disks) {

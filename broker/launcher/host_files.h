@@ -21,6 +21,12 @@ struct OpenImage {
   bool direct_io = false;
   bool block_device = false;
 };
+// An image for `bulkhead img`, through the page cache; `locked`: nobody else writes it, or reads it if it is to be
+// written.
+OpenImage OpenImageFile(const std::string& path, bool read_only, bool locked);
+// A file for a new image: what was there is gone. `made`: it was not there.
+OpenImage MakeImageFile(const std::string& path, bool& made);
+
 struct OpenDisk {
   OpenImage image;
   std::vector<OpenImage> backing;  // read-only; the file below the image, then the one below that

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "broker/launcher/config_file.h"
+#include "broker/launcher/img_options.h"
 #include "broker/launcher/suggestion.h"
 
 namespace bulkhead::launcher {
@@ -154,11 +155,15 @@ std::vector<std::string> FindConfigs(const std::vector<std::string>& arguments) 
 // What is wrong with the first word that nothing takes.
 std::string DescribeStranger(CLI::App& app) {
   const auto commands = app.get_subcommands();
-  CLI::App& command = commands.empty() ? app : *commands.front();
+  CLI::App* innermost = commands.empty() ? &app : commands.front();
+  const auto jobs = commands.empty() ? commands : innermost->get_subcommands();
+  if (!jobs.empty()) innermost = jobs.front();
+  CLI::App& command = *innermost;
   const std::vector<std::string> strangers = app.remaining(true);
   const auto option = std::find_if(strangers.begin(), strangers.end(), [](const auto& word) { return word[0] == '-'; });
   const std::string word = option != strangers.end() ? *option : strangers.empty() ? "?" : strangers.front();
-  const std::string title = commands.empty() ? "bulkhead" : "bulkhead " + command.get_name();
+  const std::string outer = jobs.empty() ? "bulkhead" : "bulkhead " + commands.front()->get_name();
+  const std::string title = commands.empty() ? outer : outer + " " + command.get_name();
   const std::string see = " (see `" + title + " --help`)";
 
   std::vector<std::string> known;
@@ -166,8 +171,8 @@ std::string DescribeStranger(CLI::App& app) {
     for (const CLI::Option* each : command.get_options()) {
       for (const std::string& name : each->get_lnames()) known.push_back("--" + name);
     }
-  } else if (commands.empty()) {
-    for (const CLI::App* each : app.get_subcommands([](CLI::App*) { return true; })) known.push_back(each->get_name());
+  } else if (const auto inner = command.get_subcommands([](CLI::App*) { return true; }); !inner.empty()) {
+    for (const CLI::App* each : inner) known.push_back(each->get_name());
   } else {
     return "unexpected word '" + word + "': `" + title + "` takes no such argument; is an option missing before it?" +
            see;
@@ -184,7 +189,8 @@ std::string OneLine(std::string text) {
   return text;
 }
 
-void AddCommands(CLI::App& app, CommandLine& line, Raw& raw) {
+// Gives what checks the words of `bulkhead img`.
+std::function<ImgOptions()> AddCommands(CLI::App& app, CommandLine& line, Raw& raw) {
   app.footer(kExamples);
   app.set_version_flag("--version", "bulkhead " BULKHEAD_VERSION);
   const auto add = [&](const char* name, const char* what, Command command) {
@@ -215,6 +221,7 @@ void AddCommands(CLI::App& app, CommandLine& line, Raw& raw) {
       ->excludes(json);
   inspect->footer(kInspectHelp);
   app.get_formatter()->column_width(28);
+  return AddImgCommand(app, [&line] { line.command = Command::kImg; });
 }
 
 // This command's own words: "help COMMAND" and QEMU's habits put into them, configuration files' before the user's.
@@ -223,6 +230,8 @@ std::vector<std::string> Prepare(std::vector<std::string> arguments) {
     arguments.erase(arguments.begin());
     arguments.emplace_back("--help");
   }
+  // Its words are qemu-img's, not QEMU's.
+  if (!arguments.empty() && arguments[0] == "img") return arguments;
   arguments = TranslateHabits(arguments);
   if (arguments.empty() || arguments[0] != "run") return arguments;
   std::vector<std::string> configured;
@@ -240,7 +249,7 @@ CommandLine ParseCommandLine(std::vector<std::string> arguments) {
   CommandLine line;
   Raw raw;
   CLI::App app("Bulkhead: virtual machines for KVM, each device in a sandbox of its own", "bulkhead");
-  AddCommands(app, line, raw);
+  const auto finish_img = AddCommands(app, line, raw);
   arguments = Prepare(std::move(arguments));
   try {
     app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
@@ -251,6 +260,9 @@ CommandLine ParseCommandLine(std::vector<std::string> arguments) {
   } catch (const CLI::CallForHelp&) {
     line.command = Command::kHelp;
     for (CLI::App* command : app.get_subcommands()) line.help = command->help("bulkhead");
+    for (CLI::App* command : app.get_subcommands()) {
+      for (CLI::App* job : command->get_subcommands()) line.help = job->help("bulkhead " + command->get_name());
+    }
     if (line.help.empty()) line.help = app.help();
     return line;
   } catch (const CLI::ExtrasError&) {
@@ -260,6 +272,7 @@ CommandLine ParseCommandLine(std::vector<std::string> arguments) {
   }
   if (line.command == Command::kHelp) line.help = app.help();
   if (line.command == Command::kRun) FinishRun(line.run, raw);
+  if (line.command == Command::kImg) line.img = finish_img();
   return line;
 }
 

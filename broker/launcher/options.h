@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "broker/launcher/img_options.h"
+
 namespace bulkhead::launcher {
 
 // A wrong command line: one line, exit status 2.
@@ -82,12 +84,13 @@ struct CheckOptions {
 };
 
 struct CommandLine {
-  enum class Command { kHelp, kRun, kCheck, kPs, kStop, kKill, kInspect };
+  enum class Command { kHelp, kRun, kCheck, kPs, kStop, kKill, kInspect, kImg };
   Command command = Command::kHelp;
   std::string help;  // kHelp: what to print
   RunOptions run;
   CheckOptions check;
   VmCommandOptions vm;
+  ImgOptions img;
 };
 
 // Throws UsageError.

@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "device-procs/common/virtio_device.h"
 #include "device-procs/common/block/block_image.h"
+#include "device-procs/common/virtio_device.h"
 #include "device-procs/disk/request.h"
 
 namespace bulkhead::device {

@@ -119,6 +119,10 @@ const std::map<std::string, Lie>& RingLies() {
          for (int i = 0; i < kMany; ++i) channel.Push({.sequence = static_cast<uint32_t>(i)});
        }},
       {"silent", [](Channel&) {}},
+      {"garbage", OnRead([](Channel&, const ExitRequest&) {
+         const std::string garbage(4096, '\xFF');
+         (void)!::write(kControlFd, garbage.data(), garbage.size());
+       })},
       {"forbidden_call", OnRead([](Channel&, const ExitRequest&) { ::syscall(SYS_socket, 1, 1, 0); })},
   };
   return lies;
@@ -175,10 +179,19 @@ void FloodRpc(control::DeviceHost::Client& host, kj::WaitScope& wait) {
 }
 
 class LyingDevice final : public control::Device::Server {
+ public:
+  explicit LyingDevice(kj::Own<kj::PromiseFulfiller<void>> running) : running_(kj::mv(running)) {}
+
+ private:
   kj::Promise<void> load(LoadContext) override { return kj::READY_NOW; }
-  kj::Promise<void> resume(ResumeContext) override { return kj::READY_NOW; }
+  kj::Promise<void> resume(ResumeContext) override {
+    running_->fulfill();
+    return kj::READY_NOW;
+  }
   // And never finishes what it has in hand.
   kj::Promise<void> pause(PauseContext) override { return kj::NEVER_DONE; }
+
+  kj::Own<kj::PromiseFulfiller<void>> running_;
 };
 
 void Serve(const std::string& lie, kj::AsyncIoContext& io, ChildSandbox& sandbox) {
@@ -215,12 +228,17 @@ void Serve(const std::string& lie, kj::AsyncIoContext& io, ChildSandbox& sandbox
 
   sandbox.Close(grants.getSandbox(), {{RLIMIT_NOFILE, kMaxDescriptors}}, PolicyFor(lie));
   auto ready = host.readyRequest();
-  ready.setDevice(kj::heap<LyingDevice>());
+  auto running = kj::newPromiseAndFulfiller<void>();
+  ready.setDevice(kj::heap<LyingDevice>(kj::mv(running.fulfiller)));
   sandbox.Report(ready.initSandbox());
   ready.send().wait(io.waitScope);
   sandbox.Reported();
   walled = true;
-  if (lie == "flood") FloodRpc(host, io.waitScope);
+  if (lie == "flood") {
+    // Whoever goes before the VM runs ends it.
+    running.promise.wait(io.waitScope);
+    FloodRpc(host, io.waitScope);
+  }
   broker.OnDisconnect().wait(io.waitScope);
   ::_exit(0);
 }

@@ -63,7 +63,7 @@ test::TempDir* LiarTest::dir_ = nullptr;
 
 TEST_F(LiarTest, BrokenProtocolIsNamedAndCostsOnlyTheLiar) {
   for (const char* lie : {"length", "odd_length", "empty", "pointers", "far_pointers", "sequence", "backward",
-                          "forward", "unasked", "silent"}) {
+                          "forward", "unasked", "silent", "garbage"}) {
     SCOPED_TRACE(lie);
     const auto command = Start(lie);
     EXPECT_TRUE(command->WaitUntil([&] { return command->errors().find("rng") != std::string::npos; }));

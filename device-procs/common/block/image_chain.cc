@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device-procs/common/block/image_chain.h"
 
+#include <algorithm>
+
 #include "device-procs/common/block/block_task.h"
+#include "device-procs/common/block/qcow1_channel.h"
 #include "device-procs/common/block/qcow2/buffer.h"
 #include "device-procs/common/block/qcow2/header.h"
 #include "device-procs/common/block/qcow2/qcow2_channel.h"
@@ -18,6 +21,13 @@ struct ImageChain::Layer {
   ImageFormat format;
   bool block_device;
   std::string name;
+  uint64_t made_bytes = 0;  // what became of it since it was opened
+
+  BlockGeometry FileGeometry() const {
+    BlockGeometry geometry = file->geometry();
+    geometry.size_bytes = std::max(geometry.size_bytes, made_bytes);
+    return geometry;
+  }
 };
 
 // Forwards to the topmost format; below it the channels of all files, and the formats on them.
@@ -26,6 +36,7 @@ class ImageChain::Channel final : public BlockChannel {
   Channel(ImageChain& image, IoRing& ring) : image_(image) {
     for (const auto& layer : image.layers_) files_.push_back(layer->file->OpenChannel(ring));
     top_ = files_[0].get();
+    image.file_ = top_;
   }
 
   // From the bottom up: each needs to know how large what is below it is.
@@ -74,6 +85,11 @@ class ImageChain::Channel final : public BlockChannel {
         co_return Error{EINVAL, "a raw image has no backing file, but '" + image_.layers_[index + 1]->name +
                                     "' is given as one; leave it out, or say which format the image has"};
       }
+    } else if (layer.format == ImageFormat::kQcow) {
+      Result<qcow1::Qcow1Channel*> opened = co_await OpenQcow1(layer, file, below);
+      if (!opened.ok()) co_return opened.error();
+      channel = *opened;
+      size_bytes = (*opened)->header().size_bytes;
     } else {
       Result<qcow2::Qcow2Channel*> opened = co_await OpenQcow2(layer, file, below);
       if (!opened.ok()) co_return opened.error();
@@ -99,26 +115,49 @@ class ImageChain::Channel final : public BlockChannel {
         log("'" + name + "': " + line);
       };
     }
-    auto format = std::make_unique<qcow2::Qcow2Channel>(file, layer.file->geometry(), std::move(options));
+    auto format = std::make_unique<qcow2::Qcow2Channel>(file, layer.FileGeometry(), std::move(options));
     Result<void> opened = co_await format->Open();
     if (!opened.ok()) co_return opened.error();
-    const std::string& named = format->header().backing_file;
+    if (auto checked = CheckBacking(format->header().backing_file, below); !checked.ok()) co_return checked.error();
+    qcow2::Qcow2Channel* channel = format.get();
+    formats_.push_back(std::move(format));
+    co_return channel;
+  }
+
+  Task<Result<qcow1::Qcow1Channel*>> OpenQcow1(Layer& layer, BlockChannel& file, qcow2::Backing below) {
+    if (!layer.file->geometry().read_only) {
+      co_return Error{EROFS,
+                      "images of qcow version 1 can only be read; open it read-only, or convert it with `bulkhead img "
+                      "convert`"};
+    }
+    auto format = std::make_unique<qcow1::Qcow1Channel>(file, layer.file->geometry(), below);
+    Result<void> opened = co_await format->Open();
+    if (!opened.ok()) co_return opened.error();
+    if (auto checked = CheckBacking(format->backing_file(), below); !checked.ok()) co_return checked.error();
+    qcow1::Qcow1Channel* channel = format.get();
+    formats_.push_back(std::move(format));
+    co_return channel;
+  }
+
+  // What the header names against what was given.
+  Result<void> CheckBacking(const std::string& named, const qcow2::Backing& below) const {
     if (!named.empty() && below.channel == nullptr && !image_.options_.ignore_backing) {
-      co_return Error{EINVAL, "its header names the backing file '" + Printable(named) +
-                                  "', which is not opened because a header says so; give it with backing=FILE"};
+      return Error{EINVAL, "its header names the backing file '" + Printable(named) +
+                               "', which is not opened because a header says so; " + image_.options_.backing_hint};
     }
     if (named.empty() && below.channel != nullptr) {
-      co_return Error{EINVAL, "its header names no backing file, but one is given"};
+      return Error{EINVAL, "its header names no backing file, but one is given"};
     }
-    formats_.push_back(std::move(format));
-    co_return formats_.back().get();
+    return {};
   }
 
   Task<Result<void>> Detect(Layer& layer, BlockChannel& file) {
     const qcow2::Buffer first(kProbeBytes);
     const int error = co_await ReadFrom(file, 0, first.data(), first.size());
     if (error != 0) co_return ErrnoError(error, "reading its first bytes");
-    layer.format = qcow2::LooksLikeQcow2(first.span()) ? ImageFormat::kQcow2 : ImageFormat::kRaw;
+    layer.format = ImageFormat::kRaw;
+    if (qcow2::LooksLikeQcow2(first.span())) layer.format = ImageFormat::kQcow2;
+    if (qcow1::LooksLikeQcow1(first.span())) layer.format = ImageFormat::kQcow;
     co_return Result<void>();
   }
 
@@ -131,7 +170,7 @@ class ImageChain::Channel final : public BlockChannel {
 
   ImageChain& image_;
   std::vector<std::unique_ptr<BlockChannel>> files_;
-  std::vector<std::unique_ptr<qcow2::Qcow2Channel>> formats_;  // they use the files' channels
+  std::vector<std::unique_ptr<BlockChannel>> formats_;  // they use the files' channels
   BlockChannel* top_;
 };
 
@@ -156,6 +195,8 @@ ImageChain::~ImageChain() = default;
 bool ImageChain::IsPlain() const { return layers_.size() == 1 && layers_[0]->format == ImageFormat::kRaw; }
 
 const BlockGeometry& ImageChain::geometry() const { return geometry_; }
+
+void ImageChain::SetFileBytes(uint64_t size_bytes) { layers_[0]->made_bytes = size_bytes; }
 
 ImageFormat ImageChain::format() const { return layers_[0]->format; }
 

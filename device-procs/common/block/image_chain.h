@@ -39,6 +39,8 @@ struct ImageFile {
 struct ImageChainOptions {
   // The header may name a file below that was not given (`bulkhead img info` and the like look at one file alone).
   bool ignore_backing = false;
+  // What the user can do where a header names a file that was not given.
+  std::string backing_hint = "give it with backing=FILE";
   // What a raw image gives past its end, and so whether its last part of a block counts.
   PastEnd past_end = PastEnd::kError;
   qcow2::Purpose purpose = qcow2::Purpose::kUse;
@@ -58,6 +60,9 @@ class ImageChain final : public BlockImage {
   // The topmost image itself, where it is qcow2: once the channel is open, on its thread. Null for others.
   qcow2::Qcow2Channel* qcow2() const { return qcow2_; }
   ImageFormat format() const;  // of the topmost, once the channel is open
+  // The topmost file itself, before the channel is open: to make an image in it, which then reaches so far.
+  BlockChannel& file() const { return *file_; }
+  void SetFileBytes(uint64_t size_bytes);
 
  private:
   struct Layer;
@@ -70,6 +75,7 @@ class ImageChain final : public BlockImage {
   const ImageChainOptions options_;
   BlockGeometry geometry_;
   qcow2::Qcow2Channel* qcow2_ = nullptr;
+  BlockChannel* file_ = nullptr;
 };
 
 }  // namespace bulkhead::device

@@ -3,9 +3,11 @@
 
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 
@@ -83,8 +85,10 @@ class RawChannel::Operation final : public IoRing::Operation {
   iovec bounce_vector{};
 };
 
-RawChannel::RawChannel(IoRing& ring, unsigned file, const BufferAlignment& alignment, PastEnd past_end, void* zeroes)
+RawChannel::RawChannel(IoRing& ring, int fd, unsigned file, const BufferAlignment& alignment, PastEnd past_end,
+                       void* zeroes)
     : ring_(ring),
+      fd_(fd),
       file_(file),
       address_mask_(alignment.address_bytes - 1),
       length_mask_(alignment.length_bytes - 1),
@@ -161,6 +165,27 @@ void RawChannel::WriteZeroes(uint64_t offset, uint64_t size_bytes, bool unmap, B
   } else {
     Issue(operation);
   }
+}
+
+Task<Result<BlockExtent>> RawChannel::Map(uint64_t offset, uint64_t size_bytes) {
+  BlockExtent extent{.size_bytes = size_bytes, .data = true, .file_offset = offset};
+  const auto at = static_cast<off_t>(offset);
+  const off_t data = ::lseek(fd_, at, SEEK_DATA);
+  if (data < 0 && errno == ENXIO) {
+    // A hole up to the end, or past it.
+    extent.data = false;
+    extent.zero = true;
+  } else if (data > at) {
+    extent.data = false;
+    extent.zero = true;
+    extent.size_bytes = std::min(size_bytes, static_cast<uint64_t>(data) - offset);
+  } else if (data == at) {
+    const off_t hole = ::lseek(fd_, at, SEEK_HOLE);
+    if (hole > at) extent.size_bytes = std::min(size_bytes, static_cast<uint64_t>(hole) - offset);
+  }
+  // Anything else: a device, or a file system that does not tell. Then all is data.
+  if (extent.zero) extent.file_offset.reset();
+  co_return extent;
 }
 
 void RawChannel::Issue(Operation& operation) {

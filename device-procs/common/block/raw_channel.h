@@ -20,8 +20,8 @@ class RawChannel final : public BlockChannel {
   static constexpr size_t kBounceAlignment = 4096;
   static constexpr size_t kZeroBytes = 64 * 1024;
 
-  // `file` is the image in `ring`; `zeroes` kZeroBytes of them. Both outlive the channel.
-  RawChannel(IoRing& ring, unsigned file, const BufferAlignment& alignment, PastEnd past_end, void* zeroes);
+  // `fd` is the image and `file` its number in `ring`; `zeroes` are kZeroBytes of them. All outlive the channel.
+  RawChannel(IoRing& ring, int fd, unsigned file, const BufferAlignment& alignment, PastEnd past_end, void* zeroes);
   ~RawChannel() override;
 
   void Read(uint64_t offset, std::span<const iovec> to, BlockCompletion& done) override;
@@ -29,6 +29,8 @@ class RawChannel final : public BlockChannel {
   void Flush(BlockCompletion& done) override;
   void Discard(uint64_t offset, uint64_t size_bytes, BlockCompletion& done) override;
   void WriteZeroes(uint64_t offset, uint64_t size_bytes, bool unmap, BlockCompletion& done) override;
+  // Asks the file system, by a system call that a VM's disk process may not make: for jobs on whole images.
+  Task<Result<BlockExtent>> Map(uint64_t offset, uint64_t size_bytes) override;
 
  private:
   class Operation;
@@ -48,6 +50,7 @@ class RawChannel final : public BlockChannel {
   void ReleaseBounce(Operation& operation);
 
   IoRing& ring_;
+  const int fd_;
   const unsigned file_;
   const uint32_t address_mask_;
   const uint32_t length_mask_;

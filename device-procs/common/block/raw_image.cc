@@ -93,7 +93,7 @@ RawImage::RawImage(OwnFd file, const BlockGeometry& geometry, const BufferAlignm
 RawImage::~RawImage() { ::munmap(zeroes_, RawChannel::kZeroBytes); }
 
 std::unique_ptr<BlockChannel> RawImage::OpenChannel(IoRing& ring) {
-  return std::make_unique<RawChannel>(ring, ring.AddFile(file_.get()), alignment_, past_end_, zeroes_);
+  return std::make_unique<RawChannel>(ring, file_.get(), ring.AddFile(file_.get()), alignment_, past_end_, zeroes_);
 }
 
 std::unique_ptr<RawImage> OpenRawImage(OwnFd fd, const RawImageOptions& options) {

@@ -133,7 +133,6 @@ class TaskGroup {
   bool await_ready() const noexcept { return running_ == 0; }
   void await_suspend(std::coroutine_handle<> waiter) noexcept { waiter_ = waiter; }
   Result<void> await_resume() { return std::move(result_); }
-  size_t running() const { return running_; }
 
  private:
   size_t running_ = 0;

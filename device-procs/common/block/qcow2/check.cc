@@ -2,6 +2,8 @@
 #include "device-procs/common/block/qcow2/check.h"
 
 #include <algorithm>
+#include <optional>
+#include <set>
 
 #include "device-procs/common/block/qcow2/snapshots.h"
 #include "device-procs/common/block/qcow2/table_walk.h"
@@ -26,6 +28,7 @@ class Checker {
     } else {
       Corruption(snapshots.error().message);
     }
+    if (repair_ == Repair::kAll) TakeOutBadBlocks();
     report_.total_clusters = DivideUp(state_.header.size_bytes, state_.cluster_bytes());
     const uint64_t clusters = DivideUp(state_.file_end, state_.cluster_bytes());
     for (first_ = 0; first_ < clusters; first_ += kWindow) {
@@ -43,6 +46,26 @@ class Checker {
   }
 
  private:
+  // What is no refcount block of its own must not be written as one.
+  void TakeOutBadBlocks() {
+    const uint32_t bits = state_.layout().cluster_bits;
+    std::set<uint64_t> taken{0};
+    const auto take = [&](uint64_t offset, uint64_t size_bytes) {
+      for (uint64_t at = 0; at < size_bytes; at += state_.cluster_bytes()) taken.insert((offset + at) >> bits);
+    };
+    take(state_.header.l1_offset, uint64_t{state_.header.l1_entries} * sizeof(uint64_t));
+    take(state_.header.refcount_table_offset, state_.header.refcount_table_bytes());
+    for (const uint64_t entry : state_.l1.entries) taken.insert((entry & kOffsetMask) >> bits);
+    const uint64_t end = DivideUp(state_.file_end, state_.cluster_bytes());
+    for (size_t block = 0; block < state_.refcounts.entries.size(); ++block) {
+      const uint64_t offset = state_.refcounts.entries[block];
+      if (offset == 0 || (offset >> bits < end && taken.insert(offset >> bits).second)) continue;
+      Corruption("the refcount block at byte " + std::to_string(offset) + " cannot be there");
+      state_.refcounts.Set(block, 0);
+      ++report_.corruptions_fixed;
+    }
+  }
+
   void Say(const std::string& message) {
     if (report_.messages.size() < kMaxMessages) report_.messages.push_back(message);
   }
@@ -174,22 +197,29 @@ class Checker {
     if (repair_ == Repair::kNone || (repair_ == Repair::kLeaks && !leak)) co_return Result<void>();
     const uint64_t cluster = first_ + index;
     const uint64_t offset = cluster << state_.layout().cluster_bits;
+    std::optional<uint64_t> new_block;
     if (!image_.refcounts().HasBlock(offset)) {
-      // The first cluster that a new block counts becomes that block.
+      // The first cluster that a new block counts becomes that block. A table that is too short would move over
+      // clusters that may be in use.
       const uint64_t block_at = cluster & ~(state_.layout().block_entries() - 1);
-      const bool free = block_at >= first_ && counts_[block_at - first_] == 0;
+      const bool known = cluster >> state_.layout().block_bits() < state_.refcounts.entries.size();
+      const bool free = known && block_at >= first_ && counts_[block_at - first_] == 0;
       if (!free) co_return Result<void>();
+      new_block = block_at - first_;
     }
     if (counts_[index] > state_.layout().max_refcount()) co_return Result<void>();
     Result<void> set = co_await image_.refcounts().Set(offset, counts_[index]);
     if (!set.ok()) co_return set;
+    if (new_block) counts_[*new_block] = 1;
     ++(leak ? report_.leaks_fixed : report_.corruptions_fixed);
     co_return Result<void>();
   }
 
   Task<Result<void>> Finish() {
     Result<void> done;
-    if (repair_ == Repair::kAll && wrong_flags_ != 0) {
+    // Flags that fitted a count may not fit what it became. One may be set only where every count is known to be right.
+    const bool changed = wrong_flags_ + report_.leaks_fixed + report_.corruptions_fixed != 0;
+    if (changed && (repair_ == Repair::kAll || report_.corruptions == 0)) {
       done = co_await UpdateCopied(image_);
       if (done.ok()) report_.corruptions_fixed += wrong_flags_;
     }

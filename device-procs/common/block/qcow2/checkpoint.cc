@@ -208,6 +208,11 @@ device::Spawned Checkpointer::GiveBack(std::vector<Freed> freed, uint64_t epoch)
   epochs_changed_.WakeAll();
 }
 
+Task<Result<void>> Checkpointer::Rest() {
+  while (giving_back_ != 0) co_await epochs_changed_.Wait();
+  co_return Result<void>();
+}
+
 Task<Result<void>> Checkpointer::Settle() {
   while (dirty() || giving_back_ != 0) {
     if (giving_back_ != 0 && !dirty()) {

@@ -48,6 +48,8 @@ class Checkpointer {
   bool dirty() const;
   // Waits until what was given up before the call is given back, as far as it is.
   device::Task<Result<void>> Settle();
+  // Waits until nothing is being given back.
+  device::Task<Result<void>> Rest();
 
   // While somebody holds one, no cluster that it may have seen in a table is given back.
   class Reader {

@@ -20,7 +20,7 @@ struct Places {
 
 Places Plan(const Layout& layout, uint64_t l1_entries) {
   Places places;
-  places.l1_clusters = std::max<uint64_t>(1, DivideUp(l1_entries * sizeof(uint64_t), layout.cluster_bytes()));
+  places.l1_clusters = DivideUp(l1_entries * sizeof(uint64_t), layout.cluster_bytes());
   for (;;) {
     const uint64_t blocks = DivideUp(places.clusters(), layout.block_entries());
     const uint64_t table_clusters = DivideUp(blocks * sizeof(uint64_t), layout.cluster_bytes());
@@ -39,7 +39,7 @@ Result<Header> MakeHeader(const NewImage& image, const Places& places) {
   header.l1_entries = static_cast<uint32_t>(layout.L1Entries(image.size_bytes));
   header.refcount_table_offset = layout.cluster_bytes();
   header.refcount_table_clusters = static_cast<uint32_t>(places.table_clusters);
-  header.l1_offset = (places.clusters() - places.l1_clusters) << layout.cluster_bits;
+  if (places.l1_clusters != 0) header.l1_offset = (places.clusters() - places.l1_clusters) << layout.cluster_bits;
   header.compatible = image.lazy_refcounts ? kLazyRefcounts : 0;
   header.compression = image.compression;
   header.incompatible = image.compression == Compression::kZlib ? 0 : kCompressionType;
@@ -61,7 +61,7 @@ Task<Result<void>> WriteCluster(device::BlockChannel& file, uint64_t offset, con
 
 }  // namespace
 
-Task<Result<void>> CreateImage(device::BlockChannel& file, NewImage image) {
+Task<Result<uint64_t>> CreateImage(device::BlockChannel& file, NewImage image) {
   const Layout& layout = image.layout;
   if (image.size_bytes % kSectorBytes != 0) co_return Error{EINVAL, "the size is not a multiple of 512 bytes"};
   const uint64_t l1_entries = layout.L1Entries(image.size_bytes);
@@ -95,15 +95,15 @@ Task<Result<void>> CreateImage(device::BlockChannel& file, NewImage image) {
     }
     written = co_await WriteCluster(file, cluster << layout.cluster_bits, bytes.data(), bytes.size());
   }
-  if (!written.ok()) co_return written;
+  if (!written.ok()) co_return written.error();
   int error = co_await device::FlushOf(file);
   if (error != 0) co_return ErrnoError(error, "flushing the image");
   std::memcpy(bytes.data(), first->data(), bytes.size());
   written = co_await WriteCluster(file, 0, bytes.data(), bytes.size());
-  if (!written.ok()) co_return written;
+  if (!written.ok()) co_return written.error();
   error = co_await device::FlushOf(file);
   if (error != 0) co_return ErrnoError(error, "flushing the image");
-  co_return Result<void>();
+  co_return places.clusters() << layout.cluster_bits;
 }
 
 }  // namespace bulkhead::qcow2

@@ -21,7 +21,7 @@ struct NewImage {
 };
 
 // The header comes last: a file that was cut off before is no image. The file is empty, or its old contents are given
-// up; what it is longer than the new image stays.
-device::Task<Result<void>> CreateImage(device::BlockChannel& file, NewImage image);
+// up; what it is longer than the new image stays. Gives the image's end in the file.
+device::Task<Result<uint64_t>> CreateImage(device::BlockChannel& file, NewImage image);
 
 }  // namespace bulkhead::qcow2

@@ -55,7 +55,7 @@ constexpr uint64_t kCompressed = uint64_t{1} << 62;
 constexpr uint64_t kZero = 1;  // version 3: reads as zeroes, whatever the offset
 constexpr uint64_t kL1Reserved = ~(kOffsetMask | kCopied);
 constexpr uint64_t kL2Reserved = ~(kOffsetMask | kCopied | kCompressed | kZero);
-constexpr uint64_t kRefcountTableReserved = 0x1ff;
+constexpr uint64_t kRefcountTableReserved = ~kOffsetMask;
 // No offset in a file lies beyond what an entry can name.
 constexpr uint64_t kMaxFileBytes = uint64_t{1} << 56;
 

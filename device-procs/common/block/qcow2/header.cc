@@ -105,7 +105,8 @@ class Parser {
                  ")");
     }
     if ((features & kCompressionType) == 0) return {};
-    const uint8_t type = header_length_ > kCompressionField ? static_cast<uint8_t>(bytes_[kCompressionField]) : 0;
+    const bool said = header_length_ > kCompressionField && bytes_.size() > kCompressionField;
+    const uint8_t type = said ? static_cast<uint8_t>(bytes_[kCompressionField]) : 0;
     // The bit says that the type is not the default (zlib).
     if (type != static_cast<uint8_t>(Compression::kZstd)) {
       return Bad("its compression type " + std::to_string(type) + " is not known here");
@@ -153,7 +154,7 @@ Result<void> CheckTables(const Header& header) {
     return Bad("its first-level table has " + std::to_string(header.l1_entries) + " entries where its disk needs " +
                std::to_string(entries));
   }
-  const bool tables_named = (header.l1_offset != 0 || entries == 0) && header.refcount_table_offset != 0;
+  const bool tables_named = (header.l1_offset != 0 || header.l1_entries == 0) && header.refcount_table_offset != 0;
   if (!tables_named || (header.l1_offset & cluster_mask) != 0 || (header.refcount_table_offset & cluster_mask) != 0 ||
       header.l1_offset >= kMaxFileBytes || header.refcount_table_offset >= kMaxFileBytes) {
     return Bad("its tables are not where tables can be");

@@ -63,9 +63,17 @@ Error ImageState::Corrupt(const std::string& what) {
 }
 
 device::Spawned ImageState::WriteCorruptBit() {
+  marking_ = true;
   header.incompatible |= kCorrupt;
   // That it is corrupt stays true if this fails.
   (void)co_await WriteHeaderSector(*this);
+  marking_ = false;
+  marked_.WakeAll();
+}
+
+Task<Result<void>> ImageState::Marked() {
+  while (marking_) co_await marked_.Wait();
+  co_return Result<void>();
 }
 
 Task<Result<void>> WriteHeaderSector(ImageState& state) {

@@ -74,9 +74,14 @@ struct ImageState {
 
   // From now on every request that would look at tables fails; says why once, and says it in the file if it may.
   Error Corrupt(const std::string& what);
+  // Waits until the file says so.
+  device::Task<Result<void>> Marked();
 
  private:
   device::Spawned WriteCorruptBit();
+
+  bool marking_ = false;
+  device::WaitList marked_;
 };
 
 // Writes what changed in the header, and makes it durable.

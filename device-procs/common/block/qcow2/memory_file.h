@@ -29,6 +29,7 @@ class MemoryFile final : public BlockChannel {
   std::vector<std::byte> bytes;
   uint64_t max_bytes = UINT64_MAX;  // writes past this fail: the disk is full
   bool recording = false;
+  int fault = 0;  // what the next request fails with when it is carried out
   // Finished periods and the present one. A flush promises what was complete when it was asked for, no more.
   std::vector<Period> periods{1};
   size_t writes = 0;
@@ -36,6 +37,7 @@ class MemoryFile final : public BlockChannel {
 
   void Read(uint64_t offset, std::span<const iovec> to, BlockCompletion& done) override {
     Ask([this, offset, vectors = std::vector<iovec>(to.begin(), to.end()), &done] {
+      if (fault != 0) return done.Completed(std::exchange(fault, 0));
       ++reads;
       uint64_t at = offset;
       for (const iovec& vector : vectors) {
@@ -59,6 +61,7 @@ class MemoryFile final : public BlockChannel {
   }
   void Flush(BlockCompletion& done) override {
     Ask([this, &done, promised = next_number_] {
+      if (fault != 0) return done.Completed(std::exchange(fault, 0));
       if (recording) EndPeriod(promised);
       done.Completed(0);
     });
@@ -71,7 +74,10 @@ class MemoryFile final : public BlockChannel {
     });
   }
   void WriteZeroes(uint64_t offset, uint64_t size_bytes, bool, BlockCompletion& done) override {
-    Ask([this, offset, size_bytes, &done] { done.Completed(Apply({offset, std::vector<std::byte>(size_bytes), 0})); });
+    Ask([this, offset, size_bytes, &done] {
+      const bool fits = offset <= max_bytes && size_bytes <= max_bytes - offset;
+      done.Completed(fits ? Apply({offset, std::vector<std::byte>(size_bytes), 0}) : ENOSPC);
+    });
   }
 
   size_t waiting() const { return waiting_.size(); }
@@ -79,7 +85,11 @@ class MemoryFile final : public BlockChannel {
   bool Step(std::mt19937_64* random = nullptr) {
     if (waiting_.empty()) return false;
     const size_t among = std::min<size_t>(waiting_.size(), 8);
-    const size_t which = random != nullptr ? (*random)() % among : 0;
+    return CarryOut(random != nullptr ? (*random)() % among : 0);
+  }
+  bool CarryOut(size_t which) {
+    if (waiting_.empty()) return false;
+    which %= waiting_.size();
     auto work = std::move(waiting_[which]);
     waiting_.erase(waiting_.begin() + static_cast<ptrdiff_t>(which));
     work();
@@ -106,6 +116,7 @@ class MemoryFile final : public BlockChannel {
  private:
   void Ask(std::function<void()> work) { waiting_.push_back(std::move(work)); }
   int Apply(Change change) {
+    if (fault != 0) return std::exchange(fault, 0);
     if (change.offset + change.bytes.size() > max_bytes) return ENOSPC;
     ++writes;
     change.number = next_number_++;

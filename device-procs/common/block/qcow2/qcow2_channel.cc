@@ -273,8 +273,11 @@ Task<Result<device::BlockExtent>> Qcow2Channel::Map(uint64_t offset, uint64_t si
 }
 
 Task<Result<void>> Qcow2Channel::Close() {
-  if (state_.read_only || state_.corrupt) co_return Result<void>();
-  Result<void> settled = co_await checkpointer_->Settle();
+  Result<void> settled;
+  if (!state_.read_only && !state_.corrupt) settled = co_await checkpointer_->Settle();
+  // What goes on by itself uses the file as well.
+  (void)co_await checkpointer_->Rest();
+  (void)co_await state_.Marked();
   co_return settled;
 }
 

@@ -49,6 +49,7 @@ class Qcow2Channel final : public device::BlockChannel {
   Checkpointer& checkpointer() { return *checkpointer_; }
   Mapping& mapping() { return *mapping_; }
   Writer& writer() { return *writer_; }
+  Reader& reader() { return *reader_; }
 
  private:
   class Direct;

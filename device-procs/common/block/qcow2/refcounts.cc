@@ -32,12 +32,12 @@ Result<void> Refcounts::CheckPlace(uint64_t cluster, uint64_t count) {
   return {};
 }
 
-Task<Result<Slice*>> Refcounts::SliceOf(uint64_t cluster, bool make) {
+Task<Result<Slice*>> Refcounts::SliceOf(uint64_t cluster, Access access) {
   const uint64_t block = cluster >> state_.layout().block_bits();
   for (;;) {
     if (state_.corrupt) co_return Error{EIO, "the image is corrupt"};
     if (block >= state_.refcounts.entries.size() || state_.refcounts.entries[block] == 0) {
-      if (!make) co_return static_cast<Slice*>(nullptr);
+      if (access != Access::kMake) co_return static_cast<Slice*>(nullptr);
       Result<void> added = co_await AddBlock(block);
       if (!added.ok()) co_return added.error();
       continue;
@@ -48,7 +48,7 @@ Task<Result<Slice*>> Refcounts::SliceOf(uint64_t cluster, bool make) {
     if (slice != nullptr && slice->kind != TableKind::kRefcount) {
       co_return state_.Corrupt("a refcount block is a second-level table as well");
     }
-    const bool room = slice != nullptr && (slice->dirty || !make || !state_.cache->TooDirty());
+    const bool room = slice != nullptr && (slice->dirty || access == Access::kLook || !state_.cache->TooDirty());
     if (room) co_return slice;
     Result<void> done;
     if (slice == nullptr) {
@@ -75,7 +75,7 @@ bool Refcounts::FindFree(const Slice& slice, uint64_t& cluster, uint64_t wanted,
 Task<Result<Allocation>> Refcounts::Allocate(uint64_t wanted) {
   uint64_t cluster = first_free_;
   for (;;) {
-    Result<Slice*> slice = co_await SliceOf(cluster, true);
+    Result<Slice*> slice = co_await SliceOf(cluster, Access::kMake);
     if (!slice.ok()) co_return slice.error();
     const bool from_first = cluster <= first_free_;
     uint64_t found = 0;
@@ -125,18 +125,21 @@ Task<Result<Allocation>> Refcounts::AllocateExactly(uint64_t clusters) {
   co_return run;
 }
 
+Error Refcounts::InUseAndFree(uint64_t cluster) {
+  return state_.Corrupt("cluster " + std::to_string(cluster) + " is in use and counts as free");
+}
+
 Task<Result<void>> Refcounts::Change(uint64_t cluster, uint64_t count, bool up) {
   const uint32_t order = state_.layout().refcount_order;
   while (count != 0) {
-    Result<Slice*> slice = co_await SliceOf(cluster, true);
+    Result<Slice*> slice = co_await SliceOf(cluster, Access::kChange);
     if (!slice.ok()) co_return slice.error();
+    if (*slice == nullptr) co_return InUseAndFree(cluster);
     const uint64_t index = IndexInSlice(cluster);
     const uint64_t step = std::min(count, slice_entries() - index);
     for (uint64_t i = 0; i < step; ++i) {
       const uint64_t old = LoadRefcount((*slice)->bytes.data(), index + i, order);
-      if (!up && old == 0) {
-        co_return state_.Corrupt("cluster " + std::to_string(cluster + i) + " is in use and counts as free");
-      }
+      if (old == 0) co_return InUseAndFree(cluster + i);
       if (up && old == state_.layout().max_refcount()) {
         co_return Error{ERANGE, "a cluster has as many references as the image's refcounts of " +
                                     std::to_string(state_.layout().refcount_bits()) + " bits can count"};
@@ -163,7 +166,7 @@ Task<Result<void>> Refcounts::Decrement(uint64_t offset, uint64_t clusters) {
 
 Task<Result<uint64_t>> Refcounts::Get(uint64_t offset) {
   const uint64_t cluster = offset >> state_.layout().cluster_bits;
-  Result<Slice*> slice = co_await SliceOf(cluster, false);
+  Result<Slice*> slice = co_await SliceOf(cluster, Access::kLook);
   if (!slice.ok()) co_return slice.error();
   if (*slice == nullptr) co_return uint64_t{0};
   co_return LoadRefcount((*slice)->bytes.data(), IndexInSlice(cluster), state_.layout().refcount_order);
@@ -176,7 +179,7 @@ bool Refcounts::HasBlock(uint64_t offset) const {
 
 Task<Result<void>> Refcounts::Set(uint64_t offset, uint64_t count) {
   const uint64_t cluster = offset >> state_.layout().cluster_bits;
-  Result<Slice*> slice = co_await SliceOf(cluster, true);
+  Result<Slice*> slice = co_await SliceOf(cluster, Access::kMake);
   if (!slice.ok()) co_return slice.error();
   StoreRefcount((*slice)->bytes.data(), IndexInSlice(cluster), state_.layout().refcount_order, count);
   state_.cache->MarkDirty(**slice);
@@ -187,6 +190,10 @@ Task<Result<void>> Refcounts::GiveBack(std::vector<Freed> freed) {
   for (const Freed& range : freed) {
     for (uint64_t i = 0; i < range.clusters; ++i) {
       const uint64_t offset = range.offset + i * state_.cluster_bytes();
+      const uint64_t cluster = offset >> state_.layout().cluster_bits;
+      if (state_.tables.Overlaps(cluster, 1)) {
+        co_return state_.Corrupt("cluster " + std::to_string(cluster) + " holds a table and is data as well");
+      }
       Result<uint64_t> count = co_await Get(offset);
       if (!count.ok()) co_return count.error();
       // Before it can be taken by somebody else.

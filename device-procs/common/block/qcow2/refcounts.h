@@ -29,7 +29,7 @@ class Refcounts {
   device::Task<Result<Allocation>> Allocate(uint64_t clusters);
   // All of them, side by side: for tables that are larger than a cluster. What was in the cache of the place is gone.
   device::Task<Result<Allocation>> AllocateExactly(uint64_t clusters);
-  // References of each of the clusters, one up or one down.
+  // References of each of the clusters, all of which have some: one up or one down.
   device::Task<Result<void>> Increment(uint64_t offset, uint64_t clusters);
   device::Task<Result<void>> Decrement(uint64_t offset, uint64_t clusters);
   device::Task<Result<uint64_t>> Get(uint64_t offset);
@@ -43,9 +43,10 @@ class Refcounts {
   void set_punch_holes(bool punch) { punch_holes_ = punch; }
 
  private:
-  // The slice with the refcount of a cluster, ready to be changed, read or made as needed. Good until the caller next
-  // suspends. Null where the table has no block for it and `make` is false.
-  device::Task<Result<Slice*>> SliceOf(uint64_t cluster, bool make);
+  enum class Access : uint8_t { kLook, kChange, kMake };
+  // The slice with the refcount of a cluster, read and ready to be changed as needed. Good until the caller next
+  // suspends. Where the table has no block for it, kMake adds one, and the others give null.
+  device::Task<Result<Slice*>> SliceOf(uint64_t cluster, Access access);
   device::Task<Result<void>> Change(uint64_t cluster, uint64_t count, bool up);
   device::Task<Result<void>> AddBlock(uint64_t block);
   device::Task<Result<void>> MakeBlock(uint64_t block);
@@ -53,6 +54,7 @@ class Refcounts {
   // Counts the run of free clusters from `cluster` on in its slice, at most `wanted`, after skipping used ones.
   bool FindFree(const Slice& slice, uint64_t& cluster, uint64_t wanted, uint64_t& found) const;
   Result<void> CheckPlace(uint64_t cluster, uint64_t count);
+  Error InUseAndFree(uint64_t cluster);
   uint64_t slice_entries() const { return state_.cache->slice_bytes() * 8 >> state_.layout().refcount_order; }
   uint64_t IndexInSlice(uint64_t cluster) const { return cluster % slice_entries(); }
 

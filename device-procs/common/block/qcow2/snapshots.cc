@@ -153,6 +153,28 @@ std::vector<Snapshot>::iterator FindSnapshot(std::vector<Snapshot>& snapshots, c
   return std::find_if(snapshots.begin(), snapshots.end(), [&](const Snapshot& s) { return s.name == which; });
 }
 
+// A first-level table that becomes the disk's leads to second-level tables, each once, that are nothing else.
+Result<void> CheckUsable(const ImageState& state, const Snapshot& snapshot, std::vector<uint64_t> entries) {
+  if (snapshot.disk_bytes % kSectorBytes != 0 || snapshot.l1_entries < state.layout().L1Entries(snapshot.disk_bytes)) {
+    return Error{EINVAL, "the snapshot's disk of " + std::to_string(snapshot.disk_bytes) + " bytes cannot be"};
+  }
+  std::vector<uint64_t> active;
+  for (const uint64_t entry : state.l1.entries) active.push_back(entry & kOffsetMask);
+  std::sort(active.begin(), active.end());
+  for (uint64_t& entry : entries) entry &= kOffsetMask;
+  std::sort(entries.begin(), entries.end());
+  for (size_t i = 0; i < entries.size(); ++i) {
+    if (entries[i] == 0) continue;
+    const bool twice = i + 1 < entries.size() && entries[i] == entries[i + 1];
+    const bool other = state.tables.Overlaps(entries[i] >> state.layout().cluster_bits, 1) &&
+                       !std::binary_search(active.begin(), active.end(), entries[i]);
+    if (twice || other || (entries[i] & state.layout().cluster_mask()) != 0) {
+      return Error{EINVAL, "the snapshot's tables lie on others; see `bulkhead img check`"};
+    }
+  }
+  return {};
+}
+
 Error Unknown(const std::string& which) { return {ENOENT, "it has no snapshot '" + which + "'"}; }
 
 // Between its parts such a change leaves refcounts and flags that differ: until it is done the image says so.
@@ -161,6 +183,15 @@ Task<Result<void>> SetDirty(ImageState& state, bool dirty) {
   state.header.incompatible = dirty ? state.header.incompatible | kDirty : state.header.incompatible & ~kDirty;
   Result<void> written = co_await WriteHeaderSector(state);
   co_return written;
+}
+
+// Where such a change stopped, what it counted already counts too much: a full disk must not leave an image that nobody
+// may open.
+Task<Result<void>> OrRepair(Qcow2Channel& image, Result<void> done) {
+  if (done.ok()) co_return done;
+  Result<void> settled = co_await image.checkpointer().Settle();
+  if (settled.ok()) (void)co_await Check(image, Repair::kAll);
+  co_return done;
 }
 
 }  // namespace
@@ -205,6 +236,56 @@ Task<Result<SnapshotTable>> ReadSnapshots(ImageState& state) {
   co_return table;
 }
 
+namespace {
+
+Task<Result<void>> AddSnapshot(Qcow2Channel& image, SnapshotTable table, Snapshot snapshot) {
+  ImageState& state = image.state();
+  Result<void> done = co_await CountAll(image, state.l1.entries, true);
+  if (done.ok()) done = co_await UpdateCopied(image);
+  if (!done.ok()) co_return done;
+  Result<uint64_t> place = co_await WriteL1(image, state.l1.entries);
+  if (!place.ok()) co_return place.error();
+  snapshot.l1_offset = *place;
+  table.snapshots.push_back(std::move(snapshot));
+  done = co_await WriteTable(image, table.snapshots, table.size_bytes);
+  if (done.ok()) done = co_await image.checkpointer().Settle();
+  if (done.ok()) done = co_await SetDirty(state, false);
+  co_return done;
+}
+
+Task<Result<void>> BecomeSnapshot(Qcow2Channel& image, std::vector<uint64_t> entries, uint64_t disk_bytes) {
+  ImageState& state = image.state();
+  Result<void> done = co_await CountAll(image, entries, true);
+  if (!done.ok()) co_return done;
+  for (uint64_t& entry : entries) entry &= kOffsetMask;
+  const std::vector<uint64_t> old_entries = state.l1.entries;
+  done = co_await ReplaceL1(image, std::move(entries), disk_bytes);
+  if (done.ok()) done = co_await CountAll(image, old_entries, false);
+  if (done.ok()) done = co_await UpdateCopied(image);
+  if (done.ok()) done = co_await image.checkpointer().Settle();
+  if (done.ok()) done = co_await SetDirty(state, false);
+  co_return done;
+}
+
+// `table` is the one without it.
+Task<Result<void>> RemoveSnapshot(Qcow2Channel& image, SnapshotTable table, Snapshot snapshot,
+                                  std::vector<uint64_t> entries) {
+  ImageState& state = image.state();
+  Result<void> done = co_await WriteTable(image, table.snapshots, table.size_bytes);
+  // What only it referred to.
+  if (done.ok()) done = co_await CountAll(image, entries, false);
+  if (done.ok() && snapshot.l1_entries != 0) {
+    const uint64_t clusters = DivideUp(uint64_t{snapshot.l1_entries} * sizeof(uint64_t), state.cluster_bytes());
+    done = co_await image.refcounts().Decrement(snapshot.l1_offset, clusters);
+  }
+  if (done.ok()) done = co_await UpdateCopied(image);
+  if (done.ok()) done = co_await image.checkpointer().Settle();
+  if (done.ok()) done = co_await SetDirty(state, false);
+  co_return done;
+}
+
+}  // namespace
+
 Task<Result<void>> CreateSnapshot(Qcow2Channel& image, std::string name, int64_t now_ns) {
   ImageState& state = image.state();
   Result<SnapshotTable> table = co_await ReadSnapshots(state);
@@ -214,17 +295,6 @@ Task<Result<void>> CreateSnapshot(Qcow2Channel& image, std::string name, int64_t
   for (const Snapshot& other : table->snapshots) {
     last_id = std::max<uint64_t>(last_id, std::strtoull(other.id.c_str(), nullptr, 10));
   }
-  // What is counted is read past the cache.
-  Result<void> done = co_await image.checkpointer().Settle();
-  if (done.ok()) done = co_await SetDirty(state, true);
-  if (done.ok()) done = co_await CountAll(image, state.l1.entries, true);
-  if (done.ok()) done = co_await UpdateCopied(image);
-  if (!done.ok()) {
-    // What was counted already counts too much.
-    (void)co_await Check(image, Repair::kAll);
-    co_return done;
-  }
-
   Snapshot snapshot;
   snapshot.id = std::to_string(last_id + 1);
   snapshot.name = std::move(name);
@@ -232,15 +302,12 @@ Task<Result<void>> CreateSnapshot(Qcow2Channel& image, std::string name, int64_t
   snapshot.date_sec = static_cast<uint32_t>(now_ns / 1'000'000'000);
   snapshot.date_nsec = static_cast<uint32_t>(now_ns % 1'000'000'000);
   snapshot.disk_bytes = state.header.size_bytes;
-  if (snapshot.l1_entries != 0) {
-    Result<uint64_t> place = co_await WriteL1(image, state.l1.entries);
-    if (!place.ok()) co_return place.error();
-    snapshot.l1_offset = *place;
-  }
-  table->snapshots.push_back(std::move(snapshot));
-  done = co_await WriteTable(image, table->snapshots, table->size_bytes);
-  if (done.ok()) done = co_await image.checkpointer().Settle();
-  if (done.ok()) done = co_await SetDirty(state, false);
+  // What is counted is read past the cache.
+  Result<void> done = co_await image.checkpointer().Settle();
+  if (done.ok()) done = co_await SetDirty(state, true);
+  if (!done.ok()) co_return done;
+  done = co_await AddSnapshot(image, std::move(*table), std::move(snapshot));
+  done = co_await OrRepair(image, std::move(done));
   co_return done;
 }
 
@@ -250,23 +317,15 @@ Task<Result<void>> ApplySnapshot(Qcow2Channel& image, std::string which) {
   if (!table.ok()) co_return table.error();
   const auto snapshot = FindSnapshot(table->snapshots, which);
   if (snapshot == table->snapshots.end()) co_return Unknown(which);
-  if (snapshot->l1_entries < state.layout().L1Entries(snapshot->disk_bytes)) {
-    co_return Error{EINVAL, "the snapshot's table is too short for its disk"};
-  }
   Result<WholeTable> l1 = co_await ReadL1(state, *snapshot);
   if (!l1.ok()) co_return l1.error();
-  Result<void> done = co_await SetDirty(state, true);
-  if (done.ok()) done = co_await CountAll(image, l1->entries, true);
+  // What is counted is read past the cache, and nothing that was given up before may come back.
+  Result<void> done = co_await image.checkpointer().Settle();
+  if (done.ok()) done = CheckUsable(state, *snapshot, l1->entries);
+  if (done.ok()) done = co_await SetDirty(state, true);
   if (!done.ok()) co_return done;
-  std::vector<uint64_t> entries = l1->entries;
-  for (uint64_t& entry : entries) entry &= kOffsetMask;
-  const std::vector<uint64_t> old_entries = state.l1.entries;
-  const uint64_t disk_bytes = snapshot->disk_bytes;
-  done = co_await ReplaceL1(image, std::move(entries), disk_bytes);
-  if (done.ok()) done = co_await CountAll(image, old_entries, false);
-  if (done.ok()) done = co_await UpdateCopied(image);
-  if (done.ok()) done = co_await image.checkpointer().Settle();
-  if (done.ok()) done = co_await SetDirty(state, false);
+  done = co_await BecomeSnapshot(image, l1->entries, snapshot->disk_bytes);
+  done = co_await OrRepair(image, std::move(done));
   co_return done;
 }
 
@@ -280,17 +339,11 @@ Task<Result<void>> DeleteSnapshot(Qcow2Channel& image, std::string which) {
   Result<WholeTable> l1 = co_await ReadL1(state, snapshot);
   if (!l1.ok()) co_return l1.error();
   table->snapshots.erase(found);
-  Result<void> done = co_await SetDirty(state, true);
-  if (done.ok()) done = co_await WriteTable(image, table->snapshots, table->size_bytes);
-  // What only it referred to.
-  if (done.ok()) done = co_await CountAll(image, l1->entries, false);
-  if (done.ok() && snapshot.l1_entries != 0) {
-    const uint64_t clusters = DivideUp(uint64_t{snapshot.l1_entries} * sizeof(uint64_t), state.cluster_bytes());
-    done = co_await image.refcounts().Decrement(snapshot.l1_offset, clusters);
-  }
-  if (done.ok()) done = co_await UpdateCopied(image);
-  if (done.ok()) done = co_await image.checkpointer().Settle();
-  if (done.ok()) done = co_await SetDirty(state, false);
+  Result<void> done = co_await image.checkpointer().Settle();
+  if (done.ok()) done = co_await SetDirty(state, true);
+  if (!done.ok()) co_return done;
+  done = co_await RemoveSnapshot(image, std::move(*table), snapshot, l1->entries);
+  done = co_await OrRepair(image, std::move(done));
   co_return done;
 }
 

@@ -46,6 +46,11 @@ Slice* TableCache::Free() {
   return nullptr;
 }
 
+bool TableCache::Busy() const {
+  return std::any_of(slices_.begin(), slices_.end(),
+                     [](const auto& slice) { return slice->loading || slice->writing; });
+}
+
 Task<Result<void>> TableCache::Load(uint64_t offset, TableKind kind) {
   // Somebody may be reading it already.
   while (by_offset_.contains(offset)) {
@@ -54,6 +59,7 @@ Task<Result<void>> TableCache::Load(uint64_t offset, TableKind kind) {
   }
   Slice* slice = Free();
   while (slice == nullptr) {
+    if (!Busy()) co_return Error{EIO, "no table can be read while those that were changed cannot be written"};
     co_await changed_.Wait();
     if (by_offset_.contains(offset)) co_return Result<void>();
     slice = Free();

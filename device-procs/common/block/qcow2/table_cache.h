@@ -37,7 +37,8 @@ class TableCache {
   uint64_t slice_bytes() const { return slice_bytes_; }
   // The slice at this offset, if it is here.
   Slice* Find(uint64_t offset);
-  // Reads it. When this returns it is here unless another was quicker to put it out: look again.
+  // Reads it. When this returns it is here unless another was quicker to put it out: look again. An error also where
+  // all that is here could not be written, so that there is no room.
   device::Task<Result<void>> Load(uint64_t offset, TableKind kind);
 
   // So much is changed that a checkpoint has to come before more is.
@@ -56,6 +57,8 @@ class TableCache {
 
   // A slice to read into, or null where all are in use just now.
   Slice* Free();
+  // Some will be free when what is under way has ended.
+  bool Busy() const;
 
   device::BlockChannel& file_;
   const uint64_t slice_bytes_;

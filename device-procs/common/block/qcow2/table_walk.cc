@@ -23,6 +23,7 @@ Task<Result<void>> UpdateCopiedIn(Qcow2Channel& image, uint64_t table) {
       if (!loaded.ok()) co_return loaded;
       continue;
     }
+    if (slice->kind != TableKind::kL2) co_return state.Corrupt("a second-level table is a refcount block as well");
     const uint64_t old = LoadBe64(slice->bytes.data() + index % slice_entries * 8);
     uint64_t entry = old & ~kCopied;
     if ((old & kCompressed) == 0 && (old & kOffsetMask) != 0) {
@@ -40,7 +41,7 @@ Task<Result<void>> UpdateCopiedIn(Qcow2Channel& image, uint64_t table) {
     }
     slice = state.cache->Find(at);
     // Put out meanwhile: once more.
-    if (slice == nullptr) continue;
+    if (slice == nullptr || slice->kind != TableKind::kL2) continue;
     StoreBe64(slice->bytes.data() + index % slice_entries * 8, entry);
     state.cache->MarkDirty(*slice);
     ++index;
@@ -78,7 +79,9 @@ ClusterRange RangeOf(uint64_t entry, const Layout& layout) {
 
 Task<Result<std::vector<uint64_t>>> ReadEntries(ImageState& state, uint64_t offset, uint64_t entries) {
   const uint64_t size_bytes = entries * sizeof(uint64_t);
-  if (size_bytes != 0 && (offset >= state.file_end || (offset & state.layout().cluster_mask()) != 0)) {
+  const uint64_t end = RoundUp(state.file_end, state.cluster_bytes());
+  const bool lies_in_file = offset < end && size_bytes <= end - offset;
+  if (size_bytes != 0 && (!lies_in_file || (offset & state.layout().cluster_mask()) != 0)) {
     co_return Error{EINVAL, "a table at byte " + std::to_string(offset) + " is not where tables can be"};
   }
   std::vector<uint64_t> table;
@@ -97,7 +100,8 @@ Task<Result<std::vector<uint64_t>>> ReadEntries(ImageState& state, uint64_t offs
 
 Task<Result<uint64_t>> WriteL1(Qcow2Channel& image, std::vector<uint64_t> entries) {
   ImageState& state = image.state();
-  const uint64_t size_bytes = std::max<uint64_t>(1, entries.size()) * sizeof(uint64_t);
+  if (entries.empty()) co_return uint64_t{0};
+  const uint64_t size_bytes = entries.size() * sizeof(uint64_t);
   Result<Allocation> place = co_await image.refcounts().AllocateExactly(DivideUp(size_bytes, state.cluster_bytes()));
   if (!place.ok()) co_return place.error();
   WholeTable table;
@@ -118,9 +122,7 @@ Task<Result<uint64_t>> WriteL1(Qcow2Channel& image, std::vector<uint64_t> entrie
 Task<Result<void>> ReplaceL1(Qcow2Channel& image, std::vector<uint64_t> entries, uint64_t disk_bytes) {
   ImageState& state = image.state();
   const uint32_t bits = state.layout().cluster_bits;
-  const auto clusters_of = [&](uint64_t count) {
-    return DivideUp(std::max<uint64_t>(1, count) * sizeof(uint64_t), state.cluster_bytes());
-  };
+  const auto clusters_of = [&](uint64_t count) { return DivideUp(count * sizeof(uint64_t), state.cluster_bytes()); };
   Result<uint64_t> place = co_await WriteL1(image, entries);
   if (!place.ok()) co_return place.error();
   // Its references are counted before the header names it.
@@ -144,7 +146,40 @@ Task<Result<void>> ReplaceL1(Qcow2Channel& image, std::vector<uint64_t> entries,
   state.l1.offset = *place;
   state.l1.entries = std::move(entries);
   state.l1.dirty_sectors.clear();
-  image.checkpointer().Free(old_offset, old_clusters);
+  if (old_clusters != 0) image.checkpointer().Free(old_offset, old_clusters);
+  co_return Result<void>();
+}
+
+Task<Result<void>> MakeEmpty(Qcow2Channel& image) {
+  ImageState& state = image.state();
+  const uint64_t per_table = state.layout().l2_entries();
+  for (uint64_t i = 0; i < state.l1.entries.size(); ++i) {
+    if ((state.l1.entries[i] & kOffsetMask) == 0) continue;
+    Result<void> changed = co_await image.mapping().Change(i * per_table, per_table, [&](uint64_t, uint64_t old) {
+      image.mapping().Free(old);
+      return uint64_t{0};
+    });
+    if (!changed.ok()) co_return changed;
+  }
+  image.reader().Forget();
+  Result<void> settled = co_await image.checkpointer().Settle();
+  co_return settled;
+}
+
+Task<Result<void>> SetBacking(Qcow2Channel& image, std::string file, std::string format) {
+  ImageState& state = image.state();
+  Header header = state.header;
+  header.backing_file = std::move(file);
+  header.backing_format = std::move(format);
+  const Result<std::vector<std::byte>> bytes = SerializeHeader(header);
+  if (!bytes.ok()) co_return bytes.error();
+  Buffer cluster(bytes->size());
+  std::memcpy(cluster.data(), bytes->data(), bytes->size());
+  int error = co_await device::WriteTo(state.file, 0, cluster.data(), cluster.size());
+  if (error == 0) error = co_await device::FlushOf(state.file);
+  if (error != 0) co_return ErrnoError(error, "writing the header");
+  state.header = std::move(header);
+  std::memcpy(state.header_sector.data(), cluster.data(), kSectorBytes);
   co_return Result<void>();
 }
 

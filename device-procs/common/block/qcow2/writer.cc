@@ -57,17 +57,21 @@ Task<Result<uint64_t>> Writer::WriteSome(uint64_t offset, const std::vector<iove
 
 Result<bool> Writer::MayWriteInPlace(const Extent& extent) {
   if (!extent.InPlace()) return false;
+  if (auto checked = CheckPlace(extent.file_offset, extent.size_bytes); !checked.ok()) return checked.error();
+  return true;
+}
+
+Result<void> Writer::CheckPlace(uint64_t file_offset, uint64_t size_bytes) {
   const uint32_t bits = state_.layout().cluster_bits;
-  const uint64_t first = extent.file_offset >> bits;
-  const uint64_t last = (extent.file_offset + extent.size_bytes - 1) >> bits;
+  const uint64_t first = file_offset >> bits;
+  const uint64_t last = (file_offset + size_bytes - 1) >> bits;
   if (state_.tables.Overlaps(first, last - first + 1)) {
-    return state_.Corrupt("data at byte " + std::to_string(extent.file_offset) +
-                          " of the file would overwrite a table");
+    return state_.Corrupt("data at byte " + std::to_string(file_offset) + " of the file would overwrite a table");
   }
   if (last << bits >= RoundUp(state_.file_end, state_.cluster_bytes())) {
-    return state_.Corrupt("data at byte " + std::to_string(extent.file_offset) + " would be past the end of the file");
+    return state_.Corrupt("data at byte " + std::to_string(file_offset) + " would be past the end of the file");
   }
-  return true;
+  return {};
 }
 
 Task<Result<void>> Writer::WriteInPlace(uint64_t file_offset, std::vector<iovec> from) {
@@ -109,9 +113,8 @@ Task<Result<uint64_t>> Writer::AllocateAndWrite(uint64_t offset, const std::vect
   const bool kept = extent.kind == Extent::Kind::kZeroAllocated && extent.owned;
   if (kept) {
     place = {.offset = extent.file_offset, .clusters = 1, .fresh = false};
-    if (state_.tables.Overlaps(place.offset >> state_.layout().cluster_bits, 1)) {
-      co_return state_.Corrupt("zeroes at byte " + std::to_string(place.offset) + " would overwrite a table");
-    }
+    const Result<void> checked = CheckPlace(place.offset, state_.cluster_bytes());
+    if (!checked.ok()) co_return checked.error();
   } else {
     Result<Allocation> allocated =
         co_await refcounts_.Allocate(DivideUp(in_cluster + extent.size_bytes, state_.cluster_bytes()));

@@ -31,10 +31,11 @@ class Writer {
   // A whole cluster that is not allocated, from data that were packed; `packed` is in whole sectors.
   device::Task<Result<void>> WriteCompressed(uint64_t offset, const Buffer& packed, size_t size_bytes);
 
-  // Whether this may be written where it is; an error if it is where tables are.
+  // Whether this may be written where it is; an error if it is where tables are, or past the end of the file.
   Result<bool> MayWriteInPlace(const Extent& extent);
 
  private:
+  Result<void> CheckPlace(uint64_t file_offset, uint64_t size_bytes);
   device::Task<Result<uint64_t>> WriteSome(uint64_t offset, const std::vector<iovec>& from, uint64_t skipped);
   device::Task<Result<void>> WriteInPlace(uint64_t file_offset, std::vector<iovec> from);
   device::Task<Result<void>> WriteAllocating(uint64_t offset, std::vector<iovec> from);

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+// image_bench: requests to a disk image through the same code and the same io_uring as a VM's disk process, without a
+// guest and without walls; beside `qemu-img bench`, whose options these are.
+//
+//   image_bench FILE[,FORMAT] [BACKING[,FORMAT]...] -- COUNT DEPTH BYTES STEP read|write
+//
+// Request n is at byte n * STEP, modulo the disk. Prints seconds.
+#include <fcntl.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "device-procs/common/block/block_task.h"
+#include "device-procs/common/block/image_chain.h"
+#include "device-procs/common/block/qcow2/buffer.h"
+
+namespace {
+
+using namespace bulkhead;
+using namespace bulkhead::device;
+
+struct Load {
+  uint64_t count = 0;
+  unsigned depth = 1;
+  uint64_t bytes = 0;
+  uint64_t step = 0;
+  bool write = false;
+};
+
+ImageFile OpenFile(const std::string& word, bool read_only) {
+  const size_t comma = word.rfind(',');
+  const std::string path = word.substr(0, comma);
+  const std::string format = comma == std::string::npos ? "raw" : word.substr(comma + 1);
+  OwnFd fd(::open(path.c_str(), (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_DIRECT));
+  if (!fd.valid()) ThrowErrno("open " + path);
+  ImageFile file;
+  file.file = std::move(fd);
+  file.format = format == "qcow2" ? ImageFormat::kQcow2 : ImageFormat::kRaw;
+  file.read_only = read_only;
+  file.direct_io = true;
+  file.name = path;
+  return file;
+}
+
+// Keeps so many requests under way until all are done.
+class Runner final {
+ public:
+  Runner(BlockChannel& channel, uint64_t disk_bytes, const Load& load)
+      : channel_(channel), disk_bytes_(disk_bytes / load.bytes * load.bytes), load_(load) {}
+
+  void Start() {
+    for (unsigned i = 0; i < load_.depth; ++i) {
+      requests_.push_back(std::make_unique<Request>(*this));
+      requests_.back()->Next();
+    }
+  }
+  bool done() const { return ended_ == load_.count; }
+  int error() const { return error_; }
+
+ private:
+  struct Request final : BlockCompletion {
+    explicit Request(Runner& owner) : runner(owner), buffer(owner.load_.bytes) {
+      std::memset(buffer.data(), 0x5a, buffer.size());
+      vector = {buffer.data(), buffer.size()};
+    }
+    void Next() {
+      if (runner.begun_ == runner.load_.count) return;
+      const uint64_t offset = runner.begun_++ * runner.load_.step % runner.disk_bytes_;
+      if (runner.load_.write) {
+        runner.channel_.Write(offset, {&vector, 1}, *this);
+      } else {
+        runner.channel_.Read(offset, {&vector, 1}, *this);
+      }
+    }
+    void Completed(int error) override {
+      if (error != 0) runner.error_ = error;
+      ++runner.ended_;
+      Next();
+    }
+    Runner& runner;
+    qcow2::Buffer buffer;
+    iovec vector{};
+  };
+
+  BlockChannel& channel_;
+  const uint64_t disk_bytes_;
+  const Load load_;
+  uint64_t begun_ = 0;
+  uint64_t ended_ = 0;
+  int error_ = 0;
+  std::vector<std::unique_ptr<Request>> requests_;
+};
+
+template <typename T>
+T Await(IoRing& ring, Task<T> task) {
+  std::optional<T> value;
+  Spawn(std::move(task), [&](T result) { value.emplace(std::move(result)); });
+  while (!value) OrThrow(ring.SubmitAndReap(true));
+  return std::move(*value);
+}
+
+int Main(int argc, char** argv) {
+  std::vector<ImageFile> files;
+  int at = 1;
+  const bool write = argc > 1 && std::string(argv[argc - 1]) == "write";
+  for (; at < argc && std::strcmp(argv[at], "--") != 0; ++at) files.push_back(OpenFile(argv[at], !write || at != 1));
+  if (argc - at != 6) {
+    std::fprintf(stderr, "usage: image_bench FILE[,FORMAT]... -- COUNT DEPTH BYTES STEP read|write\n");
+    return 2;
+  }
+  Load load;
+  load.count = std::strtoull(argv[at + 1], nullptr, 10);
+  load.depth = static_cast<unsigned>(std::strtoul(argv[at + 2], nullptr, 10));
+  load.bytes = std::strtoull(argv[at + 3], nullptr, 10);
+  load.step = std::strtoull(argv[at + 4], nullptr, 10);
+  load.write = write;
+  ImageChain chain(std::move(files), {});
+  IoRing ring(256);
+  const auto channel = chain.OpenChannel(ring);
+  ring.Enable();
+  OrThrow(Await(ring, channel->Open()));
+  const auto start = std::chrono::steady_clock::now();
+  Runner runner(*channel, chain.geometry().size_bytes, load);
+  runner.Start();
+  while (!runner.done()) OrThrow(ring.SubmitAndReap(true));
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+  if (write) OrThrow(Await(ring, channel->Close()));
+  if (runner.error() != 0) throw FatalError(ErrnoError(runner.error(), "a request"));
+  std::printf("%.6f\n", taken.count());
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return Main(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "image_bench: %s\n", error.what());
+    return 1;
+  }
+}
