@@ -23,6 +23,8 @@ class ImageJob {
   control::ImageWorker::Client worker() { return *worker_; }
   // Resolves when the process has ended, with a line that says how.
   kj::Promise<std::string> WhenDead() { return child_->WhenDead(); }
+  // Ends the connection, as if the broker were gone.
+  void HangUp() { child_->HangUp(); }
 
  private:
   class Host;

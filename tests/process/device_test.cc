@@ -5,9 +5,11 @@
 #include <gtest/gtest.h>
 
 #include "broker/host_kvm.h"
+#include "broker/image_job.h"
 #include "device-procs/common/virtio_pci_registers.h"
 #include "device-procs/common/virtqueue_driver.h"
 #include "ipc/exit_codec.h"
+#include "ipc/image.capnp.h"
 #include "ipc/rpc.h"
 #include "tests/process/device_process.h"
 #include "tests/process/harness.h"
@@ -172,6 +174,21 @@ TEST_F(DeviceProcessTest, EndsWithItsBroker) {
   DeviceProcess disk(*io_, Disk(dir.MakeImage("image", 1 << 20)));
   disk.HangUp();
   EXPECT_NE(disk.AwaitDeath().find("ended with status 0"), std::string::npos);
+}
+
+TEST_F(DeviceProcessTest, ImageProcessEndsWithItsBroker) {
+  const TempDir dir;
+  const std::string image = dir.MakeImage("image", 1 << 20);
+  capnp::MallocMessageBuilder message;
+  auto chains = message.initRoot<capnp::List<control::ImageChain>>(1);
+  auto file = chains[0].initFiles(1)[0];
+  file.setFile(MakeFile(OwnFd(::open(image.c_str(), O_RDWR | O_CLOEXEC))));
+  file.setName(image);
+  broker::ImageJob job(*io_, BuildDir() + "/libexec", chains.asReader());
+  const auto info = job.worker().infoRequest().send().wait(io_->waitScope);
+  EXPECT_EQ(info.getInfo().getVirtualBytes(), 1u << 20);
+  job.HangUp();
+  EXPECT_NE(job.WhenDead().wait(io_->waitScope).find("ended with status 0"), std::string::npos);
 }
 
 // The real runner with this program as its broker, up to the first instruction.

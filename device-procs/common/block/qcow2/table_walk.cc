@@ -183,6 +183,32 @@ Task<Result<void>> SetBacking(Qcow2Channel& image, std::string file, std::string
   co_return Result<void>();
 }
 
+namespace {
+
+// What a larger disk gains is zeroes, even where its backing file is that long; an error where that cannot be had.
+Task<Result<void>> MayHideBeyond(Qcow2Channel& image, uint64_t old_bytes) {
+  ImageState& state = image.state();
+  if (state.header.backing_file.empty()) co_return Result<void>();
+  if (state.header.version < 3) {
+    co_return Error{ENOTSUP, "a version 2 image cannot hide what its backing file has; convert it to compat=1.1"};
+  }
+  if ((old_bytes & state.layout().cluster_mask()) == 0) co_return Result<void>();
+  Result<Extent> last = co_await image.mapping().Find(old_bytes - kSectorBytes, kSectorBytes);
+  if (!last.ok()) co_return last.error();
+  if (last->kind != Extent::Kind::kUnallocated) co_return Result<void>();
+  co_return Error{ENOTSUP, "its last cluster is its backing file's and would show more of it; write to it first"};
+}
+
+Task<Result<void>> HideBeyond(Qcow2Channel& image, uint64_t old_bytes, uint64_t new_bytes) {
+  const uint64_t cluster_bytes = image.state().cluster_bytes();
+  if (image.header().backing_file.empty()) co_return Result<void>();
+  const uint64_t first = DivideUp(old_bytes, cluster_bytes);
+  Result<void> hidden = co_await image.writer().HideBacking(first, DivideUp(new_bytes, cluster_bytes) - first);
+  co_return hidden;
+}
+
+}  // namespace
+
 Task<Result<void>> Resize(Qcow2Channel& image, uint64_t disk_bytes, bool shrink) {
   ImageState& state = image.state();
   if (disk_bytes % kSectorBytes != 0) co_return Error{EINVAL, "the size is not a multiple of 512 bytes"};
@@ -193,6 +219,10 @@ Task<Result<void>> Resize(Qcow2Channel& image, uint64_t disk_bytes, bool shrink)
   }
   const uint64_t old_bytes = state.header.size_bytes;
   Result<void> done;
+  if (disk_bytes > old_bytes) {
+    done = co_await MayHideBeyond(image, old_bytes);
+    if (!done.ok()) co_return done;
+  }
   if (disk_bytes < old_bytes) {
     if (!shrink) co_return Error{EINVAL, "making it smaller loses what lies beyond; add --shrink if you mean it"};
     if (state.header.snapshot_count != 0) co_return Error{ENOTSUP, "it has snapshots; delete them before shrinking it"};
@@ -205,13 +235,17 @@ Task<Result<void>> Resize(Qcow2Channel& image, uint64_t disk_bytes, bool shrink)
     if (!done.ok()) co_return done;
     std::vector<uint64_t> grown = state.l1.entries;
     grown.resize(entries);
-    done = co_await ReplaceL1(image, std::move(grown), disk_bytes);
-  } else {
-    done = co_await image.checkpointer().Run();
+    done = co_await ReplaceL1(image, std::move(grown), old_bytes);
     if (!done.ok()) co_return done;
-    state.header.size_bytes = disk_bytes;
-    done = co_await WriteHeaderSector(state);
   }
+  if (disk_bytes > old_bytes) {
+    done = co_await HideBeyond(image, old_bytes, disk_bytes);
+    if (!done.ok()) co_return done;
+  }
+  done = co_await image.checkpointer().Run();
+  if (!done.ok()) co_return done;
+  state.header.size_bytes = disk_bytes;
+  done = co_await WriteHeaderSector(state);
   if (done.ok()) done = co_await image.checkpointer().Settle();
   co_return done;
 }

@@ -271,6 +271,14 @@ Task<Result<void>> Writer::Discard(uint64_t offset, uint64_t size_bytes) {
   co_return discarded;
 }
 
+Task<Result<void>> Writer::HideBacking(uint64_t first_cluster, uint64_t count) {
+  if (count == 0) co_return Result<void>();
+  RangeLocks::Held lock = co_await clusters_.Take(first_cluster, first_cluster + count - 1);
+  Result<void> changed = co_await mapping_.Change(
+      first_cluster, count, [](uint64_t, uint64_t old) -> uint64_t { return old == 0 ? kZero : old; });
+  co_return changed;
+}
+
 Task<Result<void>> Writer::WriteCompressed(uint64_t offset, const Buffer& packed, size_t size_bytes) {
   const uint32_t bits = state_.layout().cluster_bits;
   const uint64_t needed = RoundUp(size_bytes, kSectorBytes);

@@ -28,6 +28,8 @@ class Writer {
   device::Task<Result<void>> WriteZeroes(uint64_t offset, uint64_t size_bytes, bool unmap);
   // Gives back the whole clusters of the range, where that can be told from what a backing file has.
   device::Task<Result<void>> Discard(uint64_t offset, uint64_t size_bytes);
+  // Clusters that nothing was written to read as zeroes, whatever a backing file has there. Version 3.
+  device::Task<Result<void>> HideBacking(uint64_t first_cluster, uint64_t count);
   // A whole cluster that is not allocated, from data that were packed; `packed` is in whole sectors.
   device::Task<Result<void>> WriteCompressed(uint64_t offset, const Buffer& packed, size_t size_bytes);
 
