@@ -42,8 +42,9 @@ void TakeSectors(WholeTable& table, std::vector<uint64_t>& sectors, Buffer& byte
 }  // namespace
 
 bool Checkpointer::dirty() const {
-  return state_.cache->dirty() || !state_.l1.dirty_sectors.empty() || !state_.refcounts.dirty_sectors.empty() ||
-         !freed_.empty();
+  // What a running one took is not there yet.
+  return running_ || state_.cache->dirty() || !state_.l1.dirty_sectors.empty() ||
+         !state_.refcounts.dirty_sectors.empty() || !freed_.empty();
 }
 
 Task<Result<void>> Checkpointer::Run() {

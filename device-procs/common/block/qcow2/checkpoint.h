@@ -44,7 +44,7 @@ class Checkpointer {
   device::Task<Result<void>> Run();
   // A cluster that no table in memory names any more.
   void Free(uint64_t offset, uint64_t clusters) { freed_.push_back({offset, clusters}); }
-  // Whether tables are changed, or clusters still to be given back.
+  // Whether tables are changed and not yet durable, or clusters still to be given back.
   bool dirty() const;
   // Waits until what was given up before the call is given back, as far as it is.
   device::Task<Result<void>> Settle();

@@ -5,6 +5,7 @@
 #include <cerrno>
 
 #include "device-procs/common/block/block_task.h"
+#include "device-procs/common/block/qcow2/table_walk.h"
 #include "device-procs/common/block/qcow2/vectors.h"
 
 namespace bulkhead::qcow2 {
@@ -119,21 +120,16 @@ Task<Result<void>> Qcow2Channel::ReadTable(const char* what, uint64_t offset, ui
   if (entries != 0 && (offset >= state_.file_end || size_bytes > RoundUp(state_.file_end, kSectorBytes) - offset)) {
     co_return wrong("ends past the end of the file");
   }
-  table.offset = offset;
-  table.entries.reserve(entries);
-  Buffer piece(kReadPiece);
-  for (uint64_t done = 0; done < size_bytes; done += kReadPiece) {
-    const uint64_t step = RoundUp(std::min(kReadPiece, size_bytes - done), kSectorBytes);
-    const int error = co_await device::ReadFrom(state_.file, offset + done, piece.data(), step);
-    if (error != 0) co_return ErrnoError(error, std::string("reading its ") + what);
-    for (uint64_t at = 0; at < std::min(step, size_bytes - done); at += sizeof(uint64_t)) {
-      const uint64_t entry = LoadBe64(piece.data() + at);
-      if ((entry & reserved) != 0 || (entry & kOffsetMask & state_.layout().cluster_mask()) != 0) {
-        co_return wrong("has an entry (" + std::to_string(table.entries.size()) + ") that cannot be");
-      }
-      table.entries.push_back(entry);
+  Result<std::vector<uint64_t>> read = co_await ReadEntries(state_, offset, entries);
+  if (!read.ok()) co_return read.error();
+  for (size_t i = 0; i < read->size(); ++i) {
+    const uint64_t entry = (*read)[i];
+    if ((entry & reserved) != 0 || (entry & kOffsetMask & state_.layout().cluster_mask()) != 0) {
+      co_return wrong("has an entry (" + std::to_string(i) + ") that cannot be");
     }
   }
+  table.offset = offset;
+  table.entries = std::move(*read);
   co_return Result<void>();
 }
 

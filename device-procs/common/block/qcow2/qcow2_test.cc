@@ -100,6 +100,35 @@ TEST_P(Qcow2Disk, PowerCutLeavesWhatWasFlushedAndAtWorstLeaks) {
   }
 }
 
+// A flush promises what was written before it, also where another flush is just making that durable.
+TEST_P(Qcow2Disk, AFlushBesideAnotherWaitsForWhatThatOneTook) {
+  for (int round = 0; round < 20; ++round) {
+    file_.recording = true;
+    file_.periods.assign(1, {});
+    std::vector<std::byte> durable = file_.bytes;
+    const uint64_t offset = random_() % (kDiskBytes / 512) * 512;
+    const auto value = static_cast<std::byte>(round + 1);
+    auto write = Start(true, offset, 512, value);
+    Pump();
+    ASSERT_EQ(write->error, 0);
+    std::fill_n(model_.begin() + static_cast<ptrdiff_t>(offset), 512, value);
+    Request first, second;
+    disk_->Flush(first);
+    for (int steps = round % 5; steps != 0; --steps) file_.Step();
+    disk_->Flush(second);
+    while (!second.ended && (file_.Step() || base_.Step())) {
+    }
+    ASSERT_TRUE(second.ended && second.error == 0);
+    for (size_t i = 0; i + 1 < file_.periods.size(); ++i) {
+      for (const MemoryFile::Change& change : file_.periods[i]) MemoryFile::ApplyTo(durable, change);
+    }
+    CheckAfterPowerCut(durable, base_, model_, std::vector<bool>(kDiskBytes / 512));
+    if (HasFatalFailure()) return;
+    Pump();
+    file_.recording = false;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Variants, Qcow2Disk, testing::ValuesIn(kVariants),
                          [](const auto& info) { return info.param.name; });
 
