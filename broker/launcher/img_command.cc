@@ -114,7 +114,8 @@ uint64_t VirtualBytes(kj::AsyncIoContext& io, const std::string& path, ImgFormat
 uint64_t SizeOverBacking(kj::AsyncIoContext& io, ImgOptions& options) {
   if (options.new_backing.empty())
     throw UsageError("give a size, as in `bulkhead img create -f qcow2 " + options.file + " 10G`");
-  return VirtualBytes(io, BesideImage(options.file, options.new_backing), ImgFormat::kDetect);
+  return VirtualBytes(io, BesideImage(options.file, options.new_backing),
+                      ParseImgFormat("-F", options.new_backing_format));
 }
 
 int Create(kj::AsyncIoContext& io, ImgOptions options) {
@@ -268,7 +269,7 @@ int Snapshot(kj::AsyncIoContext& io, const ImgOptions& options) {
 
 int Map(kj::AsyncIoContext& io, const ImgOptions& options) {
   ImgSession session(io, One(OpenAlone(options.file, options.format, true, !options.force_share)));
-  nlohmann::json out = nlohmann::json::array();
+  const char* before = "[";  // of each entry: printed as they come, since there is no end to what may come
   if (!options.json) std::printf("%-16s%-16s%-16s%s\n", "Offset", "Length", "Mapped to", "File");
   for (uint64_t offset = 0;;) {
     auto request = session.worker().mapRequest();
@@ -284,7 +285,8 @@ int Map(kj::AsyncIoContext& io, const ImgOptions& options) {
             {"start", extent.getStart()},     {"length", extent.getBytes()}, {"depth", 0},
             {"present", extent.getPresent()}, {"zero", extent.getZero()},    {"data", extent.getData()}};
         if (extent.getHasOffset()) entry["offset"] = extent.getOffset();
-        out.push_back(std::move(entry));
+        std::printf("%s%s", before, entry.dump().c_str());
+        before = ",\n";
       } else if (extent.getData() && extent.getHasOffset()) {
         std::printf("%-16s%-16s%-16s%s\n", fmt::format("{:#x}", extent.getStart()).c_str(),
                     fmt::format("{:#x}", extent.getBytes()).c_str(), fmt::format("{:#x}", extent.getOffset()).c_str(),
@@ -293,7 +295,7 @@ int Map(kj::AsyncIoContext& io, const ImgOptions& options) {
     }
     if (extents.size() == 0) break;
   }
-  if (options.json) std::printf("%s\n", out.dump(1).c_str());
+  if (options.json) std::printf("]\n");
   return 0;
 }
 
@@ -320,16 +322,14 @@ int Compare(kj::AsyncIoContext& io, const ImgOptions& options) {
 }
 
 int Commit(kj::AsyncIoContext& io, const ImgOptions& options) {
-  const std::vector<std::string> below = PathsBelow(io, options);
+  const std::vector<FileBelow> below = FilesBelow(io, options);
   if (below.empty()) {
     throw FatalError("image '" + options.file +
                      "': say what lies below it, with --backing FILE or --backing-from-header");
   }
-  Chain under = OpenAlone(below[0], ImgFormat::kDetect, false, true);
+  Chain under;
   under.alone = below.size() == 1;
-  for (size_t i = 1; i < below.size(); ++i) {
-    under.files.push_back({below[i], ImgFormat::kDetect, true, OpenImageFile(below[i], true, true)});
-  }
+  for (const FileBelow& file : below) under.files.push_back(OpenBelow(options, file, !under.files.empty()));
   ImgSession session(io, Two(OpenAlone(options.file, options.format, false, true), std::move(under)));
   session.Wait(session.worker().commitRequest().send(), ShowsProgress(options));
   if (!options.quiet) std::printf("Image committed.\n");
@@ -339,7 +339,7 @@ int Commit(kj::AsyncIoContext& io, const ImgOptions& options) {
 void RebaseData(kj::AsyncIoContext& io, const ImgOptions& options) {
   ImgOptions over = options;
   over.file = BesideImage(options.file, options.new_backing);
-  over.format = ImgFormat::kDetect;
+  over.format = ParseImgFormat("-F", options.new_backing_format);
   over.backing.clear();
   Chain under = OpenChain(io, over, true);
   ImgSession session(io, Two(OpenChain(io, options, false), std::move(under)));

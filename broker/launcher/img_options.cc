@@ -43,14 +43,6 @@ struct Raw {
   bool chosen = false;  // a job
 };
 
-ImgFormat ParseFormat(const std::string& option, const std::string& word) {
-  if (word.empty()) return ImgFormat::kDetect;
-  if (word == "raw") return ImgFormat::kRaw;
-  if (word == "qcow2") return ImgFormat::kQcow2;
-  if (word == "qcow") return ImgFormat::kQcow;
-  throw UsageError(option + ": '" + word + "' is not a format known here; there are raw, qcow2 and (to read) qcow");
-}
-
 bool ParseSwitch(const std::string& name, const std::string& value) {
   if (value == "on" || value == "true") return true;
   if (value == "off" || value == "false") return false;
@@ -243,9 +235,10 @@ void FinishSizes(Raw& raw) {
 
 ImgOptions Finish(Raw raw) {
   ImgOptions& options = raw.options;
-  options.format = ParseFormat("-f", raw.format);
-  options.other_format = ParseFormat(options.job == Job::kConvert ? "-O" : "-F", raw.other_format);
+  options.format = ParseImgFormat("-f", raw.format);
+  options.other_format = ParseImgFormat(options.job == Job::kConvert ? "-O" : "-F", raw.other_format);
   for (const std::string& words : raw.words) ParseCreateWords(words, options);
+  (void)ParseImgFormat("-F", options.new_backing_format);
   FinishSizes(raw);
   if (!raw.output.empty() && raw.output != "json" && raw.output != "human") {
     throw UsageError("--output: '" + raw.output + "' is neither human nor json");
@@ -282,6 +275,14 @@ ImgOptions Finish(Raw raw) {
 }
 
 }  // namespace
+
+ImgFormat ParseImgFormat(const std::string& option, const std::string& word) {
+  if (word.empty()) return ImgFormat::kDetect;
+  if (word == "raw") return ImgFormat::kRaw;
+  if (word == "qcow2") return ImgFormat::kQcow2;
+  if (word == "qcow") return ImgFormat::kQcow;
+  throw UsageError(option + ": '" + word + "' is not a format known here; there are raw, qcow2 and (to read) qcow");
+}
 
 uint64_t ParseImageSize(const std::string& text) {
   static const std::map<char, unsigned> kShifts{{'b', 0},  {'B', 0},  {'k', 10}, {'K', 10}, {'M', 20},

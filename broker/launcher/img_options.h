@@ -74,6 +74,8 @@ struct ImgOptions {
 // Adds `img` and its commands; the function that it gives checks what was gathered, and throws UsageError.
 std::function<ImgOptions()> AddImgCommand(CLI::App& app, const std::function<void()>& chosen);
 
+// "raw", "qcow2", "qcow"; an empty word is kDetect. `option` stands before an error.
+ImgFormat ParseImgFormat(const std::string& option, const std::string& word);
 // "10G", "512": bytes, or with k, K, M, G, T, P, E the binary multiples.
 uint64_t ParseImageSize(const std::string& text);
 // "cluster_size=64k,lazy_refcounts=on,...".

@@ -52,12 +52,28 @@ control::ImageWorker::Client Start(kj::AsyncIoContext& io, BrokerProcess& broker
   }
 }
 
-// What the header of an image names below it; empty: nothing.
-std::string NamedBelow(kj::AsyncIoContext& io, const std::string& path, ImgFormat format) {
+// What the header of an image says of the file below; an empty file: there is none.
+struct Named {
+  std::string file;
+  std::string format;
+};
+Named NamedBelow(kj::AsyncIoContext& io, const std::string& path, ImgFormat format) {
   std::vector<Chain> chains;
   chains.push_back(OpenAlone(path, format, true, false));
   ImgSession session(io, std::move(chains));
-  return session.Wait(session.worker().infoRequest().send()).getInfo().getBackingFile();
+  const auto response = session.Wait(session.worker().infoRequest().send());
+  return {response.getInfo().getBackingFile(), response.getInfo().getBackingFormat()};
+}
+
+// The format that a header gives the file below; found out only where the user named that file and the header is
+// silent.
+ImgFormat FormatBelow(const std::string& image, const Named& named, bool from_header) {
+  if (named.format == "raw") return ImgFormat::kRaw;
+  if (named.format == "qcow2") return ImgFormat::kQcow2;
+  if (named.format == "qcow") return ImgFormat::kQcow;
+  if (!from_header) return ImgFormat::kDetect;
+  throw FatalError("image '" + image + "': its header does not say which format '" + Plain(named.file) +
+                   "' has, or none that is known here; give that file with --backing");
 }
 
 // A tenant wrote this name: nothing but regular files is opened for it.
@@ -123,32 +139,43 @@ Chain OpenAlone(const std::string& path, ImgFormat format, bool read_only, bool 
   return chain;
 }
 
-std::vector<std::string> PathsBelow(kj::AsyncIoContext& io, const ImgOptions& options) {
-  if (!options.backing_from_header) return options.backing;
-  std::vector<std::string> paths;
+std::vector<FileBelow> FilesBelow(kj::AsyncIoContext& io, const ImgOptions& options) {
+  const bool from_header = options.backing_from_header;
+  std::vector<FileBelow> files;
   std::set<std::pair<dev_t, ino_t>> seen;
-  std::string path = options.file;
-  for (ImgFormat format = options.format; paths.size() < kMaxChain; format = ImgFormat::kDetect) {
-    struct stat status {};
-    if (::stat(path.c_str(), &status) == 0 && !seen.insert({status.st_dev, status.st_ino}).second) {
-      throw FatalError("image '" + options.file + "': its backing files lead back to '" + path + "'");
+  FileBelow above{options.file, options.format};
+  while (from_header || files.size() < options.backing.size()) {
+    if (files.size() == kMaxChain) {
+      throw FatalError("image '" + options.file + "': it has more than " + std::to_string(kMaxChain) +
+                       " backing files below each other");
     }
-    const std::string named = NamedBelow(io, path, format);
-    if (named.empty()) return paths;
-    path = AllowedBelow(path, named);
-    paths.push_back(path);
+    struct stat status {};
+    if (::stat(above.path.c_str(), &status) == 0 && !seen.insert({status.st_dev, status.st_ino}).second) {
+      throw FatalError("image '" + options.file + "': its backing files lead back to '" + above.path + "'");
+    }
+    const Named named = NamedBelow(io, above.path, above.format);
+    if (from_header && named.file.empty()) break;
+    const ImgFormat format = FormatBelow(above.path, named, from_header);
+    above = {from_header ? AllowedBelow(above.path, named.file) : options.backing[files.size()], format};
+    files.push_back(above);
   }
-  throw FatalError("image '" + options.file + "': it has more than " + std::to_string(kMaxChain) +
-                   " backing files below each other");
+  return files;
+}
+
+ChainFile OpenBelow(const ImgOptions& options, const FileBelow& file, bool read_only) {
+  ChainFile opened{file.path, file.format, read_only, OpenImageFile(file.path, read_only, true)};
+  // It may have become another since the name was looked at.
+  if (options.backing_from_header && opened.image.block_device) {
+    throw FatalError("image '" + file.path + "': is not a regular file; give it with --backing if you mean it");
+  }
+  return opened;
 }
 
 Chain OpenChain(kj::AsyncIoContext& io, const ImgOptions& options, bool read_only) {
-  const std::vector<std::string> below = PathsBelow(io, options);
+  const std::vector<FileBelow> below = FilesBelow(io, options);
   Chain chain = OpenAlone(options.file, options.format, read_only, true);
   chain.alone = false;
-  for (const std::string& path : below) {
-    chain.files.push_back({path, ImgFormat::kDetect, true, OpenImageFile(path, true, true)});
-  }
+  for (const FileBelow& file : below) chain.files.push_back(OpenBelow(options, file, true));
   return chain;
 }
 

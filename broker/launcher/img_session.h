@@ -60,9 +60,15 @@ Chain OpenAlone(const std::string& path, ImgFormat format, bool read_only, bool 
 // With what lies below it: what the user gave, or what the headers name if the user lets them. Throws where an image
 // names a file that the user said nothing of.
 Chain OpenChain(kj::AsyncIoContext& io, const ImgOptions& options, bool read_only);
-// What a header names and the user gave or lets it name is left out; the images below `chain`'s first as one of their
-// own, the topmost of them to be written.
-std::vector<std::string> PathsBelow(kj::AsyncIoContext& io, const ImgOptions& options);
+// What lies below `options.file`, topmost first, with the format that the header above says: a guest may have written
+// another one's first bytes into a raw disk.
+struct FileBelow {
+  std::string path;
+  ImgFormat format = ImgFormat::kDetect;
+};
+std::vector<FileBelow> FilesBelow(kj::AsyncIoContext& io, const ImgOptions& options);
+// One of them, opened and locked.
+ChainFile OpenBelow(const ImgOptions& options, const FileBelow& file, bool read_only);
 
 // A path in a header, as seen from the image that names it.
 std::string BesideImage(const std::string& image, const std::string& named);

@@ -6,7 +6,6 @@
 #include <pthread.h>
 
 #include <atomic>
-#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -67,7 +66,6 @@ class WorkerThread {
   std::unique_ptr<device::IoRing> ring_;
   std::unique_ptr<Wake> wake_;
   std::vector<OpenImage> opened_;
-  std::exception_ptr failure_;
   Job job_;
 };
 

@@ -169,7 +169,19 @@ TEST_F(Img, AFileThatAHeaderNamesIsOpenedOnlyWhenAsked) {
   ExpectLine({"convert", "--backing-from-header", Path("one"), Path("out")}, kFailure, "lead back");
   Judge("qemu-img create -q -u -f qcow2 -b nowhere -F qcow2 lost 1M");
   ExpectLine({"convert", "--backing-from-header", Path("lost"), Path("out")}, kFailure, "nowhere");
+  Judge(
+      "qemu-img create -q -f raw base 2M && "
+      "qemu-img create -q -u -f qcow2 -b base -F raw top 2M && cp top silent && "
+      "python3 -c \"d=bytearray(open('silent','rb').read()); i=d.find(bytes.fromhex('e2792aca')); d[i:i+4]=bytes(4); "
+      "open('silent','wb').write(d)\"");
+  ExpectLine({"convert", "--backing-from-header", Path("silent"), Path("out")}, kFailure, "which format");
   Judge("! test -e out");
+  // A guest wrote an image that names a file of the host's into its raw disk, which is a base now: it stays a raw disk.
+  Judge("dd if=secret of=base conv=notrunc && cp base expected");
+  Do({"convert", "-q", "-O", "raw", "--backing-from-header", Path("top"), Path("out")});
+  Judge("cmp out expected && rm out");
+  Do({"convert", "-q", "-O", "raw", "--backing", Path("base"), Path("top"), Path("out")});
+  Judge("cmp out expected && rm out");
 }
 
 TEST_F(Img, MistakesGetOneLineAndLeaveNothing) {
