@@ -78,6 +78,7 @@ $(GEN)/%.capnp.h $(GEN)/%.capnp.c++: %.capnp
 	@echo "  CAPNP   $<"
 	@capnp compile -oc++:$(GEN) --src-prefix=. -I. $<
 $(GEN)/ipc/broker.capnp.h: ipc/control.capnp
+$(GEN)/device-procs/disk/disk_settings.capnp.h: ipc/control.capnp
 
 $(GEN)/vcpu-runner/boot/dsdt_aml.h: vcpu-runner/boot/dsdt.asl
 	@mkdir -p $(@D)

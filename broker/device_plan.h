@@ -57,6 +57,7 @@ struct DevicePlan {
   bool uses_guest_memory = false;
   bool controls_machine = false;
   bool takes_power_button = false;
+  bool takes_throttle = false;
   PlannedLimits limits;
   std::vector<PlannedListener> listeners;  // the broker accepts and attaches the connections
 };

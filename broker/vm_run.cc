@@ -278,6 +278,20 @@ void VmRun::Attach(size_t device, uint8_t port, OwnFd connection) {
   tasks_->add(request.send().ignoreResult());
 }
 
+kj::Promise<void> VmRun::Throttle(const std::string& device, control::DiskThrottle::Reader limits) {
+  std::string known;
+  for (DeviceProcess& process : devices_) {
+    if (!process.plan->takes_throttle) continue;
+    known += (known.empty() ? "" : ", ") + process.plan->name;
+    if (process.plan->name != device) continue;
+    if (!process.device) return Failure("'" + device + "' is not running");
+    auto request = process.device->throttleRequest();
+    request.setLimits(limits);
+    return calls_.wrap(request.send().ignoreResult());
+  }
+  return Failure("the VM has no disk '" + PlainLine(device) + "'; it has " + (known.empty() ? "none" : known));
+}
+
 void VmRun::FillMemory(control::MemoryGrant::Builder out) const {
   const auto ram = platform::RamRegions(settings_.memory_bytes);
   out.setFile(ShareFile(memory_.get()));

@@ -58,6 +58,8 @@ class VmRun {
   kj::Promise<void> Resume();
   // Hands a device a new outside.
   void Attach(size_t device, uint8_t port, OwnFd connection);
+  // New limits for a disk, by its process's name.
+  kj::Promise<void> Throttle(const std::string& device, control::DiskThrottle::Reader limits);
 
   void Describe(capnp::List<control::ProcessReport>::Builder out) const;
   // Which walls of the sandbox this host does not have for the children, a line each. Known once prepared.

@@ -114,7 +114,7 @@ class Vm {
   };
 
   void Command(FuzzInput& input) {
-    switch (input.Take<uint8_t>() % 7) {
+    switch (input.Take<uint8_t>() % 8) {
       case 0:
         calls_->add(run_->Pause());
         break;
@@ -135,6 +135,11 @@ class Vm {
       case 5:
         run_->Go();
         break;
+      case 6: {
+        capnp::MallocMessageBuilder message;
+        calls_->add(run_->Throttle("disk0", message.initRoot<control::DiskThrottle>()));
+        break;
+      }
       default:
         TryPrepare();
         break;

@@ -70,6 +70,10 @@ class VmService::ControlServer final : public control::VmControl::Server {
   kj::Promise<void> resume(ResumeContext) override {
     return Run().Resume().then([this] { service_.state_ = "running"; });
   }
+  kj::Promise<void> throttle(ThrottleContext context) override {
+    const auto params = context.getParams();
+    return Run().Throttle(params.getDevice(), params.getLimits());
+  }
 
  private:
   VmRun& Run() {

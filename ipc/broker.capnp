@@ -34,6 +34,7 @@ struct DiskConfig {
   queues @6 :UInt16;           # 0: one per vCPU, up to the broker's limit
   format @7 :ImageFormat;      # never found out by the contents, which a guest may have written
   backing @8 :List(BackingConfig);     # the file below this one, then the one below that
+  throttle @9 :Control.DiskThrottle;
 }
 
 struct StreamConfig {
@@ -111,6 +112,7 @@ interface VmControl {
   waitForEnd @3 () -> (report :ExitReport);
   pause @4 () -> ();
   resume @5 () -> ();                  # also the first start
+  throttle @6 (device :Text, limits :Control.DiskThrottle) -> ();   # "disk0": new limits instead of those it has
 }
 
 interface Broker {

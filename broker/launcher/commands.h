@@ -12,6 +12,7 @@ int CheckCommand(const CheckOptions& options);
 int PsCommand(const VmCommandOptions& options);
 int StopCommand(const VmCommandOptions& options);
 int KillCommand(const VmCommandOptions& options);
+int ThrottleCommand(const VmCommandOptions& options);
 int InspectCommand(const VmCommandOptions& options);
 int ImgCommand(const ImgOptions& options);
 

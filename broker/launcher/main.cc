@@ -31,6 +31,8 @@ int Dispatch(const CommandLine& line) {
       return StopCommand(line.vm);
     case CommandLine::Command::kKill:
       return KillCommand(line.vm);
+    case CommandLine::Command::kThrottle:
+      return ThrottleCommand(line.vm);
     case CommandLine::Command::kInspect:
       return InspectCommand(line.vm);
     case CommandLine::Command::kImg:

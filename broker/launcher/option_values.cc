@@ -89,6 +89,30 @@ void AddBacking(DiskOption& disk, const std::string& path) {
   disk.backing.push_back({.path = path, .format = FormatByName(path)});
 }
 
+// Whether `key` is one of a throttle's.
+bool SetThrottleWord(const std::string& what, ThrottleOption& throttle, const std::string& key,
+                     const std::string& value) {
+  const std::map<std::string, uint64_t*> words{{"bps", &throttle.bytes_per_second},
+                                               {"bps-burst", &throttle.bytes_burst},
+                                               {"iops", &throttle.operations_per_second},
+                                               {"iops-burst", &throttle.operations_burst}};
+  const auto word = words.find(key);
+  if (word == words.end()) return false;
+  if (!ParseSize(value, 0, *word->second)) {
+    throw UsageError(what + ": " + key + "='" + value + "' is not a number such as 500, 64K or 10M; 0 is no limit");
+  }
+  return true;
+}
+
+void CheckBursts(const std::string& what, const ThrottleOption& throttle) {
+  if (throttle.bytes_burst != 0 && throttle.bytes_per_second == 0) {
+    throw UsageError(what + ": bps-burst says how much may be saved up of a limit that bps gives; give that too");
+  }
+  if (throttle.operations_burst != 0 && throttle.operations_per_second == 0) {
+    throw UsageError(what + ": iops-burst says how much may be saved up of a limit that iops gives; give that too");
+  }
+}
+
 void SetDiskWord(DiskOption& disk, const std::string& key, const std::string& value) {
   if (key == "format") {
     disk.format = ParseFormat(key, value);
@@ -112,11 +136,11 @@ void SetDiskWord(DiskOption& disk, const std::string& key, const std::string& va
     if (!ParseNumber(value, queues) || queues < 1 || queues > 16)
       throw UsageError("--disk: queues is a number from 1 to 16");
     disk.queues = static_cast<uint16_t>(queues);
-  } else {
+  } else if (!SetThrottleWord("--disk", disk.throttle, key, value)) {
     throw UsageError(
         "--disk: unknown word '" + key +
-        "'; known are format, backing, backing-format, readonly, id, direct and queues (a comma in a file's name is "
-        "written ',,')");
+        "'; known are format, backing, backing-format, readonly, id, direct, queues, bps, bps-burst, iops and "
+        "iops-burst (a comma in a file's name is written ',,')");
   }
 }
 
@@ -184,11 +208,26 @@ DiskOption ParseDisk(const std::string& text) {
     const size_t equals = words[i].find('=');
     SetDiskWord(disk, words[i].substr(0, equals), equals == std::string::npos ? "" : words[i].substr(equals + 1));
   }
+  CheckBursts("--disk", disk.throttle);
   if (disk.format == DiskFormat::kQcow && !disk.read_only) {
     throw UsageError("--disk: '" + disk.path +
                      "' is a qcow image (version 1), which can only be read; add readonly, or convert it to qcow2");
   }
   return disk;
+}
+
+ThrottleOption ParseThrottle(const std::string& text) {
+  ThrottleOption throttle;
+  if (text == "off") return throttle;
+  for (const std::string& word : SplitAtCommas(text)) {
+    const size_t equals = std::min(word.find('='), word.size());
+    const std::string key = word.substr(0, equals);
+    if (!SetThrottleWord("throttle", throttle, key, equals == word.size() ? "" : word.substr(equals + 1))) {
+      throw UsageError("throttle: unknown word '" + key + "'; known are bps, bps-burst, iops and iops-burst, and off");
+    }
+  }
+  CheckBursts("throttle", throttle);
+  return throttle;
 }
 
 void ParseUids(const std::string& text, RunOptions& run) {

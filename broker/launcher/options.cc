@@ -47,6 +47,11 @@ constexpr const char* kStopHelp = R"(Examples:
   bulkhead stop web1                        presses the power button, waits 30 s, then says so
   bulkhead stop web1 --timeout 60 --force   kills it when 60 s are over)";
 
+constexpr const char* kThrottleHelp = R"(Examples:
+  bulkhead throttle web1 disk0 bps=50M,iops=1000             from now on, instead of the limits it has
+  bulkhead throttle web1 disk0 iops=100,iops-burst=5000      5000 at once after a rest, then 100 a second
+  bulkhead throttle web1 disk0 off                           no limits)";
+
 constexpr const char* kInspectHelp = R"(Examples:
   bulkhead inspect web1             what the kernel says of each process: user, capabilities, system calls, ...
   bulkhead inspect web1 --verify    for scripts: the exit status is 0 if each has exactly the walls it must have
@@ -65,6 +70,7 @@ struct Raw {
   std::string config;
   std::vector<std::string> limits;
   std::string uids;
+  std::string throttle;
   std::string require_sandbox = "none";
 };
 
@@ -79,7 +85,8 @@ void AddRunOptions(CLI::App& app, RunOptions& run, Raw& raw) {
   app.add_option("--append", run.append, "kernel command line")->type_name("STRING");
   app.add_option("--disk", raw.disks,
                  "an image or a block device, with [,format=raw|qcow2|qcow] (default: by the name's ending), "
-                 "[,backing=FILE[,backing-format=..]], [,readonly][,id=NAME][,direct=off][,queues=N]; repeatable")
+                 "[,backing=FILE[,backing-format=..]], [,readonly][,id=NAME][,direct=off][,queues=N][,bps=N][,iops=N]; "
+                 "repeatable")
       ->type_name("FILE")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   app.add_option("--console", raw.console, "serial port ttyS0: stdio (default), pty, unix=PATH, file=PATH or none")
@@ -213,6 +220,13 @@ std::function<ImgOptions()> AddCommands(CLI::App& app, CommandLine& line, Raw& r
   stop->footer(kStopHelp);
   CLI::App* kill = add("kill", "end a VM now", Command::kKill);
   kill->add_option("NAME", line.vm.name, "the VM")->required()->type_name("");
+  CLI::App* throttle = add("throttle", "limit what a running VM's disk may do", Command::kThrottle);
+  throttle->add_option("NAME", line.vm.name, "the VM")->required()->type_name("");
+  throttle->add_option("DISK", line.vm.device, "the disk: disk0, disk1, ...")->required()->type_name("");
+  throttle->add_option("LIMITS", raw.throttle, "bps=BYTES, bps-burst=BYTES, iops=N, iops-burst=N; or off")
+      ->required()
+      ->type_name("");
+  throttle->footer(kThrottleHelp);
   CLI::App* inspect = add("inspect", "a VM's processes and what the kernel lets them do", Command::kInspect);
   inspect->add_option("NAME", line.vm.name, "the VM")->required()->type_name("");
   CLI::Option* json = inspect->add_flag("--json", line.vm.json, "as JSON");
@@ -272,6 +286,7 @@ CommandLine ParseCommandLine(std::vector<std::string> arguments) {
   }
   if (line.command == Command::kHelp) line.help = app.help();
   if (line.command == Command::kRun) FinishRun(line.run, raw);
+  if (line.command == Command::kThrottle) line.vm.throttle = ParseThrottle(raw.throttle);
   if (line.command == Command::kImg) line.img = finish_img();
   return line;
 }

@@ -32,6 +32,14 @@ struct BackingOption {
   DiskFormat format = DiskFormat::kRaw;
 };
 
+// What a guest may ask of a disk; 0: no limit, and of a burst the default.
+struct ThrottleOption {
+  uint64_t bytes_per_second = 0;
+  uint64_t bytes_burst = 0;
+  uint64_t operations_per_second = 0;
+  uint64_t operations_burst = 0;
+};
+
 struct DiskOption {
   std::string path;
   DiskFormat format = DiskFormat::kRaw;  // as said, or by the path's ending; never by what is in the file
@@ -40,6 +48,7 @@ struct DiskOption {
   bool direct = true;   // try O_DIRECT
   std::string id;       // at most 20 bytes; empty: the device's name
   uint16_t queues = 0;  // 0: one for each vCPU
+  ThrottleOption throttle;
 };
 
 // Of all processes of a VM together; 0: the default.
@@ -76,6 +85,8 @@ struct VmCommandOptions {
   bool verify = false;
   bool force = false;
   uint32_t timeout_s = 30;
+  std::string device;       // throttle
+  ThrottleOption throttle;  // throttle
 };
 
 struct CheckOptions {
@@ -84,7 +95,7 @@ struct CheckOptions {
 };
 
 struct CommandLine {
-  enum class Command { kHelp, kRun, kCheck, kPs, kStop, kKill, kInspect, kImg };
+  enum class Command { kHelp, kRun, kCheck, kPs, kStop, kKill, kThrottle, kInspect, kImg };
   Command command = Command::kHelp;
   std::string help;  // kHelp: what to print
   RunOptions run;
@@ -103,6 +114,7 @@ DiskOption ParseDisk(const std::string& text);  // "FILE,word,word=value"; a com
 // "memory=SIZE,cpu=PERCENT%|PROCESSORS,pids=N,io=BYTES", any of them, into what it names.
 void ParseUids(const std::string& text, RunOptions& run);  // "FIRST-LAST"
 void ParseLimits(const std::string& text, LimitOptions& limits);
+ThrottleOption ParseThrottle(const std::string& text);  // "bps=10M,bps-burst=..,iops=500,iops-burst=..", or "off"
 StreamOption ParseStream(const std::string& what, const std::string& text);
 void CheckName(const std::string& name);
 std::string DoubleCommas(std::string path);

@@ -94,6 +94,9 @@ TEST(DiskOption, MistakesAreRefused) {
     EXPECT_THROW(ParseDisk(text), UsageError) << text;
   }
   EXPECT_NO_THROW(ParseDisk("d,id=12345678901234567890"));
+  for (const char* text : {"d,bps=fast", "d,iops=", "d,bps-burst=1M", "d,iops-burst=5,bps=1M"}) {
+    EXPECT_THROW(ParseDisk(text), UsageError) << text;
+  }
 }
 
 TEST(DiskOption, FormatIsWhatIsSaidOrWhatTheNameEndsIn) {
@@ -342,6 +345,23 @@ TEST(Options, UidsAreARange) {
   EXPECT_EQ(run.uid_count, 65536u);
   for (const char* wrong : {"", "5", "5-", "-5", "9-5", "0-5", "1-4294967295", "a-b", "1-2-3"}) {
     EXPECT_THROW(ParseUids(wrong, run), UsageError) << wrong;
+  }
+}
+
+TEST(Options, LimitsOfADisk) {
+  const ThrottleOption given = ParseDisk("d.img,bps=10M,bps-burst=1G,iops=500,iops-burst=2K").throttle;
+  EXPECT_EQ(given.bytes_per_second, 10u << 20);
+  EXPECT_EQ(given.bytes_burst, 1u << 30);
+  EXPECT_EQ(given.operations_per_second, 500u);
+  EXPECT_EQ(given.operations_burst, 2048u);
+  const CommandLine line = ParseCommandLine({"throttle", "web1", "disk1", "iops=7"});
+  EXPECT_EQ(line.command, Command::kThrottle);
+  EXPECT_EQ(line.vm.name, "web1");
+  EXPECT_EQ(line.vm.device, "disk1");
+  EXPECT_EQ(line.vm.throttle.operations_per_second, 7u);
+  EXPECT_EQ(ParseThrottle("off").operations_per_second, 0u);
+  for (const char* text : {"", "on", "iops", "iops=x", "bps-burst=5", "speed=9"}) {
+    EXPECT_THROW(ParseThrottle(text), UsageError) << text;
   }
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// `bulkhead ps`, `stop` and `kill`: the VMs that run, through their control sockets.
+// `bulkhead ps`, `stop`, `kill` and `throttle`: the VMs that run, through their control sockets.
 #include <signal.h>
 
 #include <cstdio>
@@ -10,6 +10,7 @@
 #include "broker/launcher/commands.h"
 #include "broker/launcher/runtime_dir.h"
 #include "broker/launcher/vm_report.h"
+#include "broker/launcher/vm_resources.h"
 
 namespace bulkhead::launcher {
 namespace {
@@ -126,6 +127,21 @@ int StopCommand(const VmCommandOptions& options) {
   throw FatalError("VM '" + options.name + "': the guest did not shut down within " +
                    std::to_string(options.timeout_s) +
                    " s; wait longer with --timeout, or end it with `bulkhead kill " + options.name + "`");
+}
+
+int ThrottleCommand(const VmCommandOptions& options) {
+  auto io = kj::setupAsyncIo();
+  VmConnection connection(io, options.name);
+  auto request = connection.control().throttleRequest();
+  request.setDevice(options.device);
+  FillThrottle(options.throttle, request.initLimits());
+  auto in_time = io.provider->getTimer().afterDelay(kPatience).then([]() -> void { throw Failure("no answer"); });
+  try {
+    request.send().ignoreResult().exclusiveJoin(kj::mv(in_time)).wait(io.waitScope);
+  } catch (const kj::Exception& error) {
+    throw FatalError("VM '" + options.name + "': " + ReasonOf(error));
+  }
+  return 0;
 }
 
 int KillCommand(const VmCommandOptions& options) {

@@ -93,11 +93,19 @@ void FillDisk(const DiskOption& option, const OpenDisk& disk, control::DiskConfi
   out.setReadOnly(option.read_only);
   out.setSerial(option.id);
   out.setQueues(option.queues);
+  FillThrottle(option.throttle, out.initThrottle());
   auto backing = out.initBacking(static_cast<unsigned>(disk.backing.size()));
   for (unsigned i = 0; i < disk.backing.size(); ++i) FillImage(option.backing[i], disk.backing[i], backing[i]);
 }
 
 }  // namespace
+
+void FillThrottle(const ThrottleOption& option, control::DiskThrottle::Builder out) {
+  out.setBytesPerSecond(option.bytes_per_second);
+  out.setBytesBurst(option.bytes_burst);
+  out.setOperationsPerSecond(option.operations_per_second);
+  out.setOperationsBurst(option.operations_burst);
+}
 
 void VmResources::Fill(const RunOptions& options, const RuntimeDir& directory, control::VmConfig::Builder out) const {
   out.setName(options.name);

@@ -54,4 +54,6 @@ class VmResources {
   OwnFd debug_output_;
 };
 
+void FillThrottle(const ThrottleOption& option, control::DiskThrottle::Builder out);
+
 }  // namespace bulkhead::launcher

@@ -80,9 +80,11 @@ void PlanDisk(Planner& planner, control::DiskConfig::Reader disk, unsigned index
   plan.limits.threads += threads;
   plan.limits.kernel_threads += threads * kWorkersPerThread;
   plan.limits.counts_io = true;
+  plan.takes_throttle = true;
   if (!raw) plan.limits.memory_bytes = kFormatMemoryBytes;
   settings.setDiscard(true);
   settings.setQueueCount(queues);
+  settings.setThrottle(disk.getThrottle());
   const std::string serial = disk.getSerial().size() != 0 ? disk.getSerial().cStr() : name;
   if (serial.size() > kSerialBytes) {
     throw FatalError("disk id '" + serial + "' is longer than " + std::to_string(kSerialBytes) + " bytes");

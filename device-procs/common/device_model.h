@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "ipc/control.capnp.h"
 #include "ipc/fd.h"
 #include "ipc/result.h"
 
@@ -67,6 +68,7 @@ class DeviceModel {
   // What the host's user does to some devices; others ignore it.
   virtual void PressPowerButton() {}
   virtual void Attach(uint8_t /*port*/, OwnFd /*input*/, OwnFd /*output*/) {}
+  virtual void SetThrottle(control::DiskThrottle::Reader /*limits*/) {}
 };
 
 }  // namespace bulkhead::device

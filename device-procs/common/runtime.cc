@@ -50,6 +50,10 @@ class DeviceServer final : public control::Device::Server {
     thread_.Call([&] { device_.PressPowerButton(); });
     return kj::READY_NOW;
   }
+  kj::Promise<void> throttle(ThrottleContext context) override {
+    thread_.Call([&] { device_.SetThrottle(context.getParams().getLimits()); });
+    return kj::READY_NOW;
+  }
   kj::Promise<void> attach(AttachContext context) override {
     auto params = context.getParams();
     auto input = params.getInput().getFd();

@@ -10,6 +10,7 @@
 #include <span>
 
 #include "device-procs/common/virtqueue.h"
+#include "ipc/control.capnp.h"
 #include "ipc/result.h"
 
 namespace bulkhead::device {
@@ -60,6 +61,7 @@ class VirtioDevice {
   virtual void Resume() {}
   // After lock-down, once, before all but the identity above is asked: see DeviceModel.
   virtual Result<void> ReadInput() { return {}; }
+  virtual void SetThrottle(control::DiskThrottle::Reader /*limits*/) {}
 
   // State of its own, beside the transport's; while paused.
   virtual void SaveDevice(capnp::AnyPointer::Builder /*state*/) const {}

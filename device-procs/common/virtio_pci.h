@@ -30,6 +30,7 @@ class VirtioPci final : public DeviceModel, public VirtioTransport {
   uint64_t Read(uint16_t region, uint64_t offset, uint8_t width) override;
   WriteEffect Write(uint16_t region, uint64_t offset, uint8_t width, uint64_t value) override;
   Result<void> ReadInput() override { return device_->ReadInput(); }
+  void SetThrottle(control::DiskThrottle::Reader limits) override { device_->SetThrottle(limits); }
   void Pause() override;
   void Resume() override;
   void Save(capnp::AnyPointer::Builder state) const override;

@@ -52,8 +52,11 @@ std::unique_ptr<DeviceModel> Build(DeviceContext& context, QueueServer::Log log)
   if (settings.getQueueCount() == 0 || settings.getQueueCount() != function.kicks.size()) {
     throw FatalError("the grants do not fit the number of queues");
   }
-  VirtioBlkOptions options{
-      .disk_id = settings.getSerial().cStr(), .discard = settings.getDiscard(), .log = log, .kick_fds = {}};
+  VirtioBlkOptions options{.disk_id = settings.getSerial().cStr(),
+                           .discard = settings.getDiscard(),
+                           .log = log,
+                           .kick_fds = {},
+                           .throttle = ThrottleLimitsOf(settings.getThrottle())};
   for (const OwnFd& kick : function.kicks) options.kick_fds.push_back(kick.get());
   auto image = std::make_unique<ImageChain>(TakeImages(settings, std::move(context.files)),
                                             ImageChainOptions{.log = std::move(log)});

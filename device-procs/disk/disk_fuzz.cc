@@ -175,8 +175,9 @@ class Disk {
   LateChannel channel_;
   CountingTransport transport_;
   std::optional<Virtqueue> queue_;
-  QueueServer server_{Memory(), channel_, "fuzzed", kQueueSize,
-                      [](const std::string& line) { Require(!line.empty()); }};
+  Throttle throttle_;
+  QueueServer server_{Memory(), channel_,   throttle_,
+                      "fuzzed", kQueueSize, [](const std::string& line) { Require(!line.empty()); }};
 };
 
 }  // namespace

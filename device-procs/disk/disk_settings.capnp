@@ -3,6 +3,7 @@
 @0xd5dcaa87aabbc849;
 
 using Cxx = import "/capnp/c++.capnp";
+using Control = import "/ipc/control.capnp";
 $Cxx.namespace("bulkhead::disk");
 
 struct Image {
@@ -24,4 +25,5 @@ struct DiskSettings {
   discard @1 :Bool;       # offer discard and write-zeroes
   serial @2 :Text;        # VIRTIO_BLK_T_GET_ID, at most 20 bytes
   queueCount @3 :UInt16;
+  throttle @4 :Control.DiskThrottle;
 }

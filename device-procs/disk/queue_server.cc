@@ -2,10 +2,16 @@
 #include "device-procs/disk/queue_server.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "ipc/result.h"
 
 namespace bulkhead::device {
+namespace {
+
+uint64_t NowNs() { return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count()); }
+
+}  // namespace
 
 class QueueServer::Request final : public BlockCompletion {
  public:
@@ -21,9 +27,9 @@ class QueueServer::Request final : public BlockCompletion {
   bool flushed = false;
 };
 
-QueueServer::QueueServer(const GuestMemory& memory, BlockChannel& channel, const std::string& disk_id,
-                         uint16_t queue_size, Log log)
-    : memory_(memory), channel_(channel), log_(std::move(log)) {
+QueueServer::QueueServer(const GuestMemory& memory, BlockChannel& channel, Throttle& throttle,
+                         const std::string& disk_id, uint16_t queue_size, Log log)
+    : memory_(memory), channel_(channel), throttle_(throttle), log_(std::move(log)) {
   // Shorter ids end with a zero byte, one of full length does not (§5.2.6).
   std::copy_n(disk_id.begin(), std::min(disk_id.size(), disk_id_.size()), disk_id_.begin());
   for (uint16_t i = 0; i < queue_size; ++i) requests_.push_back(std::make_unique<Request>(*this));
@@ -35,6 +41,7 @@ void QueueServer::Start(const QueueSession& session) {
   session_ = session;
   broken_ = false;
   abandoned_ = false;
+  throttled_ns_ = 0;
   free_.clear();
   // A driver that has more chains out than its queue has entries broke the protocol; it waits for its own requests.
   const size_t limit = std::min<size_t>(requests_.size(), session.queue->layout().size);
@@ -44,6 +51,7 @@ void QueueServer::Start(const QueueSession& session) {
 void QueueServer::End() { session_ = {}; }
 
 bool QueueServer::TakeChains() {
+  throttled_ns_ = 0;
   if (broken_) return false;
   if (!session_.queue->DisableKicks().ok()) {
     Break();
@@ -52,6 +60,11 @@ bool QueueServer::TakeChains() {
   for (uint32_t taken = 0; taken < session_.queue->layout().size; ++taken) {
     // With all slots taken a completion leads back here.
     if (free_.empty()) return false;
+    // Before the chain is taken: what has to wait stays the driver's, and nothing is held here when the device stops.
+    if (throttle_.limited()) {
+      throttled_ns_ = throttle_.WaitNs(NowNs());
+      if (throttled_ns_ != 0) return false;
+    }
     Request& request = *free_.back();
     const auto popped = session_.queue->PopOrEnableKicks(request.chain);
     if (!popped.ok()) {
@@ -90,6 +103,7 @@ void QueueServer::Begin(Request& request) {
     Finish(request, status);
     return;
   }
+  if (throttle_.limited()) Charge(request.parsed);
   switch (request.parsed.type) {
     case RequestType::kRead:
     case RequestType::kWrite:
@@ -109,6 +123,11 @@ void QueueServer::Begin(Request& request) {
       NextSegment(request);
       break;
   }
+}
+
+void QueueServer::Charge(const DiskRequest& request) {
+  const bool moves_data = request.type == RequestType::kRead || request.type == RequestType::kWrite;
+  throttle_.Charge(NowNs(), moves_data ? request.data_bytes : 0, std::max<size_t>(request.segments.size(), 1));
 }
 
 void QueueServer::BeginTransfer(Request& request) {

@@ -12,6 +12,7 @@
 #include "device-procs/common/block/block_image.h"
 #include "device-procs/common/virtio_device.h"
 #include "device-procs/disk/request.h"
+#include "device-procs/disk/throttle.h"
 
 namespace bulkhead::device {
 
@@ -29,15 +30,18 @@ class QueueServer {
  public:
   using Log = std::function<void(const std::string&)>;
 
-  // `queue_size` bounds what is in flight. Memory and channel outlive it.
-  QueueServer(const GuestMemory& memory, BlockChannel& channel, const std::string& disk_id, uint16_t queue_size,
-              Log log);
+  // `queue_size` bounds what is in flight. Memory, channel and throttle outlive it.
+  QueueServer(const GuestMemory& memory, BlockChannel& channel, Throttle& throttle, const std::string& disk_id,
+              uint16_t queue_size, Log log);
   ~QueueServer();
 
   void Start(const QueueSession& session);
   // Takes chains until there are none, as many are in flight as may be, or it is time to look at other things: then
   // true, and the caller comes back soon.
   bool TakeChains();
+  // How long the throttle keeps it from taking the next chain, as TakeChains found; 0: it does not. The caller comes
+  // back after that time, or sooner.
+  uint64_t throttled_ns() const { return throttled_ns_; }
   // One interrupt decision for all that was given back since the last.
   void SignalCompletions();
   // The driver waits for its reset and for none of its requests: what has not been started of them is not.
@@ -51,6 +55,7 @@ class QueueServer {
   class Request;
 
   void Begin(Request& request);
+  void Charge(const DiskRequest& request);
   void BeginTransfer(Request& request);
   void NextSegment(Request& request);
   void Continue(Request& request, int error);
@@ -60,12 +65,14 @@ class QueueServer {
 
   const GuestMemory& memory_;
   BlockChannel& channel_;
+  Throttle& throttle_;
   std::array<char, kDiskIdBytes> disk_id_{};
   Log log_;
   QueueSession session_;
   bool broken_ = false;  // the driver broke the queue: nothing more is taken from it
   bool abandoned_ = false;
   bool given_back_ = false;
+  uint64_t throttled_ns_ = 0;
   uint16_t in_flight_ = 0;
   std::vector<std::unique_ptr<Request>> requests_;
   std::vector<Request*> free_;

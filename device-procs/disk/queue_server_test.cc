@@ -83,7 +83,9 @@ class QueueServerTest : public testing::Test {
   FakeTransport transport_;
   std::atomic<bool> write_through_ = false;
   std::vector<std::string> log_;
-  QueueServer server_{memory_, channel_, "id", 256, [this](const std::string& line) { log_.push_back(line); }};
+  Throttle throttle_;
+  QueueServer server_{memory_, channel_, throttle_,
+                      "id",    256,      [this](const std::string& line) { log_.push_back(line); }};
 };
 
 using Calls = std::vector<std::string>;

@@ -17,11 +17,11 @@ constexpr size_t kStackBytes = 1024 * 1024;
 constexpr unsigned kOperationsOfFormat = 5;
 
 // An image that has one channel is one with a format; else each request is one operation. Beside the requests there are
-// the watches of each queue's kicks and of the commands.
+// the watches of each queue's kicks and of the commands, and the alarm.
 unsigned OperationsOf(const QueueWorkerParts& parts, const BlockImage& image) {
   const unsigned each = image.max_channels() == 1 ? kOperationsOfFormat : 1;
   const auto queues = static_cast<unsigned>(parts.queues.size());
-  return queues * parts.queue_size * each + queues + 1;
+  return queues * parts.queue_size * each + queues + 2;
 }
 
 Task<Result<void>> FlushAll(BlockChannel& channel) {
@@ -31,6 +31,26 @@ Task<Result<void>> FlushAll(BlockChannel& channel) {
 }
 
 }  // namespace
+
+// Wakes the thread after a time. One at a time is under way, and none lasts long: limits may be lifted meanwhile.
+class QueueWorker::Alarm final : public IoRing::Operation {
+ public:
+  explicit Alarm(IoRing& ring) : ring_(ring) {}
+
+  void Set(uint64_t delay_ns) {
+    if (std::exchange(under_way_, true)) return;
+    delay_ = {.tv_sec = 0, .tv_nsec = static_cast<int64_t>(std::min(delay_ns, kLongestNs))};
+    ring_.Sleep(delay_, *this);
+  }
+  void Completed(int32_t, bool) override { under_way_ = false; }
+
+ private:
+  static constexpr uint64_t kLongestNs = 100'000'000;
+
+  IoRing& ring_;
+  __kernel_timespec delay_{};
+  bool under_way_ = false;
+};
 
 // Becomes due whenever its eventfd is written. The count is never read: every write wakes a watch anew, and a watch
 // that the kernel ended becomes due again at once, which costs one look too many and misses none.
@@ -56,7 +76,7 @@ struct QueueWorker::ServedQueue {
               const QueueWorkerParts::Queue& queue)
       : index(queue.index),
         kicks(ring, queue.kick_fd),
-        server(memory, channel, parts.disk_id, parts.queue_size, parts.log) {}
+        server(memory, channel, *parts.throttle, parts.disk_id, parts.queue_size, parts.log) {}
 
   const uint16_t index;
   Watch kicks;
@@ -71,6 +91,7 @@ class QueueWorker::Engine {
       : log_(parts.log),
         ring_(OperationsOf(parts, image)),
         commands_(ring_, command_event),
+        alarm_(ring_),
         channel_(image.OpenChannel(ring_)) {
     for (const auto& queue : parts.queues) {
       queues_.push_back(std::make_unique<ServedQueue>(memory, ring_, *channel_, parts, queue));
@@ -107,12 +128,17 @@ class QueueWorker::Engine {
 
   void ServeQueues() {
     look_again_ = false;
+    uint64_t throttled_ns = 0;
     for (const auto& queue : queues_) {
       queue->kicks.TakeDue();
       if (!queue->serving) continue;
-      if (command_ == Command::kServe && queue->server.TakeChains()) look_again_ = true;
+      if (command_ == Command::kServe) {
+        if (queue->server.TakeChains()) look_again_ = true;
+        throttled_ns = std::max(throttled_ns, queue->server.throttled_ns());
+      }
       queue->server.SignalCompletions();
     }
+    if (throttled_ns != 0) alarm_.Set(throttled_ns);
   }
 
   // Whether what the command asks for is done, other than serving, which has no end.
@@ -151,6 +177,7 @@ class QueueWorker::Engine {
   const QueueServer::Log log_;
   IoRing ring_;
   Watch commands_;
+  Alarm alarm_;
   std::unique_ptr<BlockChannel> channel_;
   std::vector<std::unique_ptr<ServedQueue>> queues_;
   Command command_ = Command::kNone;

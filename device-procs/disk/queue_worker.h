@@ -25,7 +25,8 @@ struct QueueWorkerParts {
   std::vector<Queue> queues;  // at least one
   uint16_t queue_size = 0;    // the most entries that one of them can have
   std::string disk_id;
-  QueueServer::Log log;  // called on the queue thread
+  Throttle* throttle = nullptr;  // of the whole disk; outlives the worker
+  QueueServer::Log log;          // called on the queue thread
 };
 
 class QueueWorker {
@@ -54,6 +55,7 @@ class QueueWorker {
  private:
   enum class Command { kNone, kOpen, kServe, kSettle, kAbandon, kExit };
   class Watch;
+  class Alarm;
   struct ServedQueue;
   class Engine;
 

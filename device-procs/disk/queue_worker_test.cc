@@ -3,6 +3,7 @@
 // threads and rings.
 #include "device-procs/disk/queue_worker.h"
 
+#include <capnp/message.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
@@ -265,6 +266,45 @@ TEST_F(QueueWorkerTest, StopsAndStartsInAnyOrderLeaveTheDiskWorking) {
     disk.SetUp();
     for (uint16_t queue = 0; queue < 2; ++queue) ASSERT_EQ(disk.Do(kBlkFlush, 0, {}, queue), 0) << round;
   }
+}
+
+// New limits for the disk, as its user gives them while it runs.
+void SetLimits(DiskDriver& disk, uint64_t bytes_per_second, uint64_t operations_per_second) {
+  capnp::MallocMessageBuilder message;
+  auto limits = message.initRoot<control::DiskThrottle>();
+  limits.setBytesPerSecond(bytes_per_second);
+  limits.setOperationsPerSecond(operations_per_second);
+  disk.model().SetThrottle(limits);
+}
+
+TEST_F(QueueWorkerTest, AThrottledRequestWaitsInItsQueueUntilTheLimitIsLifted) {
+  DiskDriver& disk = Make(2, 2);
+  disk.Start();
+  SetLimits(disk, 1, 0);
+  EXPECT_EQ(disk.Do(kBlkWrite, 8, {{kData, 4096}}), 0) << "nothing is owed yet";
+  for (uint16_t queue = 0; queue < 2; ++queue) {
+    disk.Submit(queue, kBlkWrite, 16, {{kData, 4096}});
+    disk.Kick(queue);
+  }
+  // Neither keeps the device from stopping: the queues are the whole disk's, and what waits has not been taken.
+  disk.model().Pause();
+  disk.model().Resume();
+  for (uint16_t queue = 0; queue < 2; ++queue) EXPECT_FALSE(disk.Take(queue)) << "more than an hour too early";
+  SetLimits(disk, 0, 0);
+  for (uint16_t queue = 0; queue < 2; ++queue) EXPECT_EQ(disk.Wait(queue).status, 0);
+}
+
+TEST_F(QueueWorkerTest, AThrottledQueueGoesOnByItself) {
+  constexpr int kRequests = 8;
+  DiskDriver& disk = Make(1, 1);
+  disk.Start();
+  SetLimits(disk, 0, 20);
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < kRequests; ++i) disk.Submit(0, kBlkRead, 8, {{kData, 512, true}});
+  disk.Kick(0);
+  for (int i = 0; i < kRequests; ++i) EXPECT_EQ(disk.Wait(0).status, 0);
+  // Two and the one that owes for them at once, 50 ms for each of the others.
+  EXPECT_GE(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(50 * (kRequests - 3)));
 }
 
 }  // namespace

@@ -42,14 +42,21 @@ constexpr uint16_t kStateVersion = 1;
 
 }  // namespace
 
+ThrottleLimits ThrottleLimitsOf(control::DiskThrottle::Reader limits) {
+  return {.bytes = {.per_second = limits.getBytesPerSecond(), .burst = limits.getBytesBurst()},
+          .operations = {.per_second = limits.getOperationsPerSecond(), .burst = limits.getOperationsBurst()}};
+}
+
 VirtioBlk::VirtioBlk(const GuestMemory& memory, std::unique_ptr<BlockImage> image, VirtioBlkOptions options)
     : image_(std::move(image)),
       queue_count_(static_cast<uint16_t>(options.kick_fds.size())),
       discard_(options.discard) {
   if (options.disk_id.size() > kDiskIdBytes) throw FatalError("the disk's id is longer than 20 bytes");
+  throttle_.Set(options.throttle);
   const size_t count = std::min<size_t>(queue_count_, image_->max_channels());
   std::vector<QueueWorkerParts> parts(
-      count, {.queues = {}, .queue_size = kQueueSize, .disk_id = options.disk_id, .log = options.log});
+      count,
+      {.queues = {}, .queue_size = kQueueSize, .disk_id = options.disk_id, .throttle = &throttle_, .log = options.log});
   for (uint16_t i = 0; i < queue_count_; ++i) {
     parts[i % count].queues.push_back({.index = i, .kick_fd = options.kick_fds[i]});
   }
@@ -70,6 +77,13 @@ Result<void> VirtioBlk::ReadInput() {
   features_ = OfferedFeatures();
   BuildConfig();
   return {};
+}
+
+void VirtioBlk::SetThrottle(control::DiskThrottle::Reader limits) {
+  throttle_.Set(ThrottleLimitsOf(limits));
+  // Those that wait under the old limits look again.
+  if (!serving_) return;
+  for (uint16_t i = 0; i < queue_count_; ++i) SignalEventFd(transport_->KickFd(i));
 }
 
 uint64_t VirtioBlk::OfferedFeatures() const {

@@ -22,7 +22,10 @@ struct VirtioBlkOptions {
   bool discard = true;        // offer discard and write-zeroes
   QueueServer::Log log;       // any thread
   std::vector<int> kick_fds;  // of each queue; needed during construction only
+  ThrottleLimits throttle = {};
 };
+
+ThrottleLimits ThrottleLimitsOf(control::DiskThrottle::Reader limits);
 
 class VirtioBlk final : public VirtioDevice {
  public:
@@ -43,6 +46,7 @@ class VirtioBlk final : public VirtioDevice {
   bool OwnsKicks() const override { return true; }
   // Opens the image; its geometry, and with it features and configuration, are known from then on.
   Result<void> ReadInput() override;
+  void SetThrottle(control::DiskThrottle::Reader limits) override;
   void Pause() override;
   void Resume() override;
   void SaveDevice(capnp::AnyPointer::Builder state) const override;
@@ -64,6 +68,7 @@ class VirtioBlk final : public VirtioDevice {
   uint64_t features_ = 0;
   std::array<std::byte, kConfigBytes> config_{};
   std::atomic<bool> write_through_ = false;
+  Throttle throttle_;
 
   VirtioTransport* transport_ = nullptr;  // while active
   uint64_t negotiated_ = 0;

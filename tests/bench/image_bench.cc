@@ -54,7 +54,17 @@ class Runner final {
   void Start() {
     for (unsigned i = 0; i < load_.depth; ++i) {
       requests_.push_back(std::make_unique<Request>(*this));
-      requests_.back()->Next();
+      idle_.push_back(requests_.back().get());
+    }
+    Refill();
+  }
+  // Begins as many as may be under way: from here and not from a completion, which may come inside the call that begins
+  // the request.
+  void Refill() {
+    while (begun_ < load_.count && !idle_.empty()) {
+      Request& request = *idle_.back();
+      idle_.pop_back();
+      request.Begin(begun_++ * load_.step % disk_bytes_);
     }
   }
   bool done() const { return ended_ == load_.count; }
@@ -66,9 +76,7 @@ class Runner final {
       std::memset(buffer.data(), 0x5a, buffer.size());
       vector = {buffer.data(), buffer.size()};
     }
-    void Next() {
-      if (runner.begun_ == runner.load_.count) return;
-      const uint64_t offset = runner.begun_++ * runner.load_.step % runner.disk_bytes_;
+    void Begin(uint64_t offset) {
       if (runner.load_.write) {
         runner.channel_.Write(offset, {&vector, 1}, *this);
       } else {
@@ -78,7 +86,7 @@ class Runner final {
     void Completed(int error) override {
       if (error != 0) runner.error_ = error;
       ++runner.ended_;
-      Next();
+      runner.idle_.push_back(this);
     }
     Runner& runner;
     qcow2::Buffer buffer;
@@ -92,6 +100,7 @@ class Runner final {
   uint64_t ended_ = 0;
   int error_ = 0;
   std::vector<std::unique_ptr<Request>> requests_;
+  std::vector<Request*> idle_;
 };
 
 template <typename T>
@@ -125,7 +134,10 @@ int Main(int argc, char** argv) {
   const auto start = std::chrono::steady_clock::now();
   Runner runner(*channel, chain.geometry().size_bytes, load);
   runner.Start();
-  while (!runner.done()) OrThrow(ring.SubmitAndReap(true));
+  while (!runner.done()) {
+    OrThrow(ring.SubmitAndReap(true));
+    runner.Refill();
+  }
   const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
   if (write) OrThrow(Await(ring, channel->Close()));
   if (runner.error() != 0) throw FatalError(ErrnoError(runner.error(), "a request"));

@@ -65,6 +65,23 @@ TEST(PayloadGuest, ReadsAndWritesADiskByManyQueues) {
   ExpectAllPassed(RunBulkhead(RunArguments("blk", {"--disk", image, "-c", "4", "--append", "sectors=32768"})));
 }
 
+// At 512 bytes a second it would take the guest hours: longer than it waits for a disk.
+TEST(PayloadGuest, ReadsAndWritesADiskWhoseLimitsChangeMeanwhile) {
+  const TempDir dir;
+  const std::string image = dir.MakeImage("disk.img", 16 << 20);
+  const std::string name = UniqueName();
+  Command vm({"run", "--name", name, "--kernel", Payload("blk"), "--append", "sectors=32768", "--console", "none",
+              "--debug-console", "stdio", "--disk", image + ",bps=512,iops=1000000"});
+  ASSERT_TRUE(vm.WaitForOutput("PASS")) << vm.errors();
+  const Finished unknown = RunBulkhead({"throttle", name, "disk7", "off"});
+  EXPECT_EQ(unknown.status, 1);
+  EXPECT_NE(unknown.errors.find("it has disk0"), std::string::npos) << unknown.errors;
+  EXPECT_EQ(RunBulkhead({"throttle", name, "disk0", "bps=1G,bps-burst=2G"}).status, 0);
+  EXPECT_EQ(vm.Wait(), 0) << vm.errors();
+  EXPECT_EQ(vm.output().find("FAIL"), std::string::npos) << vm.output();
+  EXPECT_NE(vm.output().find("DONE"), std::string::npos) << vm.output();
+}
+
 TEST(PayloadGuest, GetsEntropy) { ExpectAllPassed(RunBulkhead(RunArguments("rng"))); }
 
 TEST(PayloadGuest, GetsMessageSignalledInterrupts) { ExpectAllPassed(RunBulkhead(RunArguments("msix"))); }

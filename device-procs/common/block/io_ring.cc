@@ -12,8 +12,8 @@ namespace bulkhead::device {
 namespace {
 
 // All that a disk needs of io_uring.
-constexpr uint8_t kOperations[] = {IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE,
-                                   IORING_OP_POLL_ADD};
+constexpr uint8_t kOperations[] = {IORING_OP_READV,     IORING_OP_WRITEV,   IORING_OP_FSYNC,
+                                   IORING_OP_FALLOCATE, IORING_OP_POLL_ADD, IORING_OP_TIMEOUT};
 
 // Best first; a kernel that does not know a flag says EINVAL. With the first (Linux 6.1) completions are worked off
 // when this thread asks for them, instead of interrupting it.
@@ -116,6 +116,12 @@ void IoRing::Allocate(unsigned file, int mode, uint64_t offset, uint64_t size_by
 void IoRing::Watch(unsigned file, Operation& operation) {
   io_uring_sqe* entry = NextEntry();
   ::io_uring_prep_poll_multishot(entry, static_cast<int>(file), POLLIN);
+  Prepare(entry, operation);
+}
+
+void IoRing::Sleep(const __kernel_timespec& delay, Operation& operation) {
+  io_uring_sqe* entry = NextEntry();
+  ::io_uring_prep_timeout(entry, const_cast<__kernel_timespec*>(&delay), 0, 0);
   Prepare(entry, operation);
 }
 

@@ -44,6 +44,8 @@ class IoRing {
   void SyncData(unsigned file, Operation& operation);
   void Allocate(unsigned file, int mode, uint64_t offset, uint64_t size_bytes, Operation& operation);
   void Watch(unsigned file, Operation& operation);
+  // Completes, with -ETIME, when the delay is over; `delay` too stays valid until then.
+  void Sleep(const __kernel_timespec& delay, Operation& operation);
 
   // Hands over what was started; then, if `wait`, sleeps until something completes; then completes all that has. An
   // error is the kernel's or this program's fault, never the guest's, and leaves requests that never complete: the
