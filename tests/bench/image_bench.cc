@@ -49,15 +49,13 @@ ImageFile OpenFile(const std::string& word, bool read_only) {
 class Runner final {
  public:
   Runner(BlockChannel& channel, uint64_t disk_bytes, const Load& load)
-      : channel_(channel), disk_bytes_(disk_bytes / load.bytes * load.bytes), load_(load) {}
-
-  void Start() {
+      : channel_(channel), disk_bytes_(disk_bytes / load.bytes * load.bytes), load_(load) {
     for (unsigned i = 0; i < load_.depth; ++i) {
       requests_.push_back(std::make_unique<Request>(*this));
       idle_.push_back(requests_.back().get());
     }
-    Refill();
   }
+
   // Begins as many as may be under way: from here and not from a completion, which may come inside the call that begins
   // the request.
   void Refill() {
@@ -131,9 +129,9 @@ int Main(int argc, char** argv) {
   const auto channel = chain.OpenChannel(ring);
   ring.Enable();
   OrThrow(Await(ring, channel->Open()));
-  const auto start = std::chrono::steady_clock::now();
   Runner runner(*channel, chain.geometry().size_bytes, load);
-  runner.Start();
+  const auto start = std::chrono::steady_clock::now();
+  runner.Refill();
   while (!runner.done()) {
     OrThrow(ring.SubmitAndReap(true));
     runner.Refill();

@@ -65,6 +65,10 @@ class BlockChannel {
   // The range reads as zeroes; with `unmap` the image may give its space back.
   virtual void WriteZeroes(uint64_t offset, uint64_t size_bytes, bool unmap, BlockCompletion& done) = 0;
 
+  // Makes room for writes that will come, past the end too: a hint, which costs less than each of them extending the
+  // file.
+  virtual void Reserve(uint64_t /*offset*/, uint64_t /*size_bytes*/, BlockCompletion& done) { done.Completed(0); }
+
   // What the image is at `offset`: an extent of at most `size_bytes`, which is not 0.
   virtual Task<Result<BlockExtent>> Map(uint64_t offset, uint64_t size_bytes) {
     (void)offset;

@@ -62,6 +62,9 @@ inline auto FlushOf(BlockChannel& channel) {
 inline auto DiscardIn(BlockChannel& channel, uint64_t offset, uint64_t size_bytes) {
   return Awaited([&channel, offset, size_bytes](BlockCompletion& done) { channel.Discard(offset, size_bytes, done); });
 }
+inline auto ReserveIn(BlockChannel& channel, uint64_t offset, uint64_t size_bytes) {
+  return Awaited([&channel, offset, size_bytes](BlockCompletion& done) { channel.Reserve(offset, size_bytes, done); });
+}
 inline auto WriteZeroesTo(BlockChannel& channel, uint64_t offset, uint64_t size_bytes, bool unmap) {
   return Awaited([&channel, offset, size_bytes, unmap](BlockCompletion& done) {
     channel.WriteZeroes(offset, size_bytes, unmap, done);

@@ -167,6 +167,15 @@ void RawChannel::WriteZeroes(uint64_t offset, uint64_t size_bytes, bool unmap, B
   }
 }
 
+void RawChannel::Reserve(uint64_t offset, uint64_t size_bytes, BlockCompletion& done) {
+  Operation& operation = Take(Kind::kReserve, offset, size_bytes, done);
+  if (size_bytes == 0 || !can_reserve_) {
+    Finish(operation, 0);
+  } else {
+    Issue(operation);
+  }
+}
+
 Task<Result<BlockExtent>> RawChannel::Map(uint64_t offset, uint64_t size_bytes) {
   BlockExtent extent{.size_bytes = size_bytes, .data = true, .file_offset = offset};
   const auto at = static_cast<off_t>(offset);
@@ -205,6 +214,9 @@ void RawChannel::Issue(Operation& operation) {
     case Kind::kZeroRange:
       ring_.Allocate(file_, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, operation.offset, operation.size_bytes,
                      operation);
+      break;
+    case Kind::kReserve:
+      ring_.Allocate(file_, 0, operation.offset, operation.size_bytes, operation);
       break;
     case Kind::kWriteZeroes:
       IssueZeroes(operation);
@@ -278,6 +290,11 @@ void RawChannel::TransferCompleted(Operation& operation, uint64_t bytes) {
 }
 
 void RawChannel::NotSupported(Operation& operation) {
+  if (operation.kind == Kind::kReserve) {
+    can_reserve_ = false;
+    Finish(operation, 0);
+    return;
+  }
   if (operation.kind == Kind::kZeroRange) {
     can_zero_range_ = false;
     operation.kind = Kind::kWriteZeroes;

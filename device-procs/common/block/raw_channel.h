@@ -29,12 +29,13 @@ class RawChannel final : public BlockChannel {
   void Flush(BlockCompletion& done) override;
   void Discard(uint64_t offset, uint64_t size_bytes, BlockCompletion& done) override;
   void WriteZeroes(uint64_t offset, uint64_t size_bytes, bool unmap, BlockCompletion& done) override;
+  void Reserve(uint64_t offset, uint64_t size_bytes, BlockCompletion& done) override;
   // Asks the file system, by a system call that a VM's disk process may not make: for jobs on whole images.
   Task<Result<BlockExtent>> Map(uint64_t offset, uint64_t size_bytes) override;
 
  private:
   class Operation;
-  enum class Kind { kRead, kWrite, kFlush, kDiscard, kPunchZeroes, kZeroRange, kWriteZeroes };
+  enum class Kind { kRead, kWrite, kFlush, kDiscard, kPunchZeroes, kZeroRange, kReserve, kWriteZeroes };
 
   Operation& Take(Kind kind, uint64_t offset, uint64_t size_bytes, BlockCompletion& done);
   void StartTransfer(Kind kind, uint64_t offset, std::span<const iovec> vectors, BlockCompletion& done);
@@ -58,6 +59,7 @@ class RawChannel final : public BlockChannel {
   std::vector<iovec> zero_vectors_;
   // What the file turned out not to be able to do, by its answers.
   bool can_punch_ = true;
+  bool can_reserve_ = true;
   bool can_zero_range_ = true;
 
   std::vector<std::unique_ptr<Operation>> operations_;

@@ -10,6 +10,9 @@ namespace {
 constexpr size_t kMaxPieces = 16;  // of one request that are under way at one time
 // Zeroes that a version 2 image has to be written go in pieces of this size.
 constexpr uint64_t kZeroPiece = 256 * 1024;
+// How far ahead of its end a file gets room: by a sixteenth, within these bounds.
+constexpr uint64_t kLeastReserve = uint64_t{1} << 20;
+constexpr uint64_t kMostReserve = uint64_t{64} << 20;
 
 }  // namespace
 
@@ -134,6 +137,26 @@ Task<Result<uint64_t>> Writer::AllocateAndWrite(uint64_t offset, const std::vect
   co_return extent.size_bytes;
 }
 
+// Where there is no room the write itself will say so.
+Task<int> Writer::ReserveFile(Allocation place) {
+  const uint64_t end = place.offset + place.clusters * state_.cluster_bytes();
+  while (end > reserved_end_) {
+    if (state_.block_device) break;
+    if (reserving_) {
+      co_await reserved_.Wait();
+      continue;
+    }
+    reserving_ = true;
+    const uint64_t start = std::max(reserved_end_, place.offset);
+    const uint64_t new_end = RoundUp(end + std::clamp(end / 16, kLeastReserve, kMostReserve), state_.cluster_bytes());
+    co_await device::ReserveIn(state_.file, start, new_end - start);
+    reserved_end_ = new_end;
+    reserving_ = false;
+    reserved_.WakeAll();
+  }
+  co_return 0;
+}
+
 // Writes whole clusters: what is around the data comes from what was there before.
 Task<Result<void>> Writer::WriteClusters(uint64_t offset, std::vector<iovec> from, Extent old, Allocation place) {
   const uint64_t cluster = state_.cluster_bytes();
@@ -142,6 +165,8 @@ Task<Result<void>> Writer::WriteClusters(uint64_t offset, std::vector<iovec> fro
   const uint64_t tail = place.clusters * cluster - head - size_bytes;
   const bool reads_zero = old.kind == Extent::Kind::kZero || old.kind == Extent::Kind::kZeroAllocated ||
                           (old.kind == Extent::Kind::kUnallocated && !has_backing_);
+  // Small writes each make a file system extend the file, one after the other.
+  if (place.fresh && head + tail != 0) (void)co_await ReserveFile(place);
   if (head + tail == 0 || (place.fresh && reads_zero)) {
     Result<void> written = co_await WriteInPlace(place.offset + head, std::move(from));
     co_return written;

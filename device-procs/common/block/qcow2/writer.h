@@ -39,6 +39,7 @@ class Writer {
  private:
   Result<void> CheckPlace(uint64_t file_offset, uint64_t size_bytes);
   device::Task<Result<uint64_t>> WriteSome(uint64_t offset, const std::vector<iovec>& from, uint64_t skipped);
+  device::Task<int> ReserveFile(Allocation place);
   device::Task<Result<void>> WriteInPlace(uint64_t file_offset, std::vector<iovec> from);
   device::Task<Result<void>> WriteAllocating(uint64_t offset, std::vector<iovec> from);
   device::Task<Result<uint64_t>> AllocateAndWrite(uint64_t offset, const std::vector<iovec>& from, uint64_t skipped,
@@ -57,6 +58,10 @@ class Writer {
   RangeLocks clusters_;  // of the disk, that get other clusters of the file
   BufferBudget budget_{size_t{16} << 20};
   Buffer zeroes_;  // made when it is first needed
+  // The file has room up to here, or somebody is just making it.
+  uint64_t reserved_end_ = 0;
+  bool reserving_ = false;
+  device::WaitList reserved_;
   // Where the next packed cluster goes.
   uint64_t packed_at_ = 0;
   uint64_t packed_end_ = 0;
