@@ -187,6 +187,11 @@ OpenDisk OpenWithBacking(const DiskOption& disk) {
                                       .format = backing.format,
                                       .read_only = true,
                                       .direct = disk.direct}));
+    // It may have become another since the name was looked at.
+    if (disk.backing_from_header && opened.backing.back().block_device) {
+      throw FatalError("backing file '" + backing.path + "' of disk '" + disk.path +
+                       "': is not a regular file; give it with backing=FILE if you mean it");
+    }
   }
   return opened;
 }

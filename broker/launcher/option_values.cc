@@ -121,6 +121,8 @@ void SetDiskWord(DiskOption& disk, const std::string& key, const std::string& va
   } else if (key == "backing-format") {
     if (disk.backing.empty()) throw UsageError("--disk: backing-format stands behind the backing=FILE that it is of");
     disk.backing.back().format = ParseFormat(key, value);
+  } else if (key == "backing-from-header") {
+    disk.backing_from_header = ParseSwitch(key, value);
   } else if (key == "readonly") {
     disk.read_only = ParseSwitch(key, value);
   } else if (key == "direct") {
@@ -137,10 +139,10 @@ void SetDiskWord(DiskOption& disk, const std::string& key, const std::string& va
       throw UsageError("--disk: queues is a number from 1 to 16");
     disk.queues = static_cast<uint16_t>(queues);
   } else if (!SetThrottleWord("--disk", disk.throttle, key, value)) {
-    throw UsageError(
-        "--disk: unknown word '" + key +
-        "'; known are format, backing, backing-format, readonly, id, direct, queues, bps, bps-burst, iops and "
-        "iops-burst (a comma in a file's name is written ',,')");
+    throw UsageError("--disk: unknown word '" + key +
+                     "'; known are format, backing, backing-format, backing-from-header, readonly, id, direct, queues, "
+                     "bps, bps-burst, iops and "
+                     "iops-burst (a comma in a file's name is written ',,')");
   }
 }
 
@@ -209,6 +211,9 @@ DiskOption ParseDisk(const std::string& text) {
     SetDiskWord(disk, words[i].substr(0, equals), equals == std::string::npos ? "" : words[i].substr(equals + 1));
   }
   CheckBursts("--disk", disk.throttle);
+  if (disk.backing_from_header && !disk.backing.empty()) {
+    throw UsageError("--disk: give either backing=FILE or backing-from-header");
+  }
   if (disk.format == DiskFormat::kQcow && !disk.read_only) {
     throw UsageError("--disk: '" + disk.path +
                      "' is a qcow image (version 1), which can only be read; add readonly, or convert it to qcow2");

@@ -85,7 +85,8 @@ void AddRunOptions(CLI::App& app, RunOptions& run, Raw& raw) {
   app.add_option("--append", run.append, "kernel command line")->type_name("STRING");
   app.add_option("--disk", raw.disks,
                  "an image or a block device, with [,format=raw|qcow2|qcow] (default: by the name's ending), "
-                 "[,backing=FILE[,backing-format=..]], [,readonly][,id=NAME][,direct=off][,queues=N][,bps=N][,iops=N]; "
+                 "[,backing=FILE[,backing-format=..]] or [,backing-from-header], "
+                 "[,readonly][,id=NAME][,direct=off][,queues=N][,bps=N][,iops=N]; "
                  "repeatable")
       ->type_name("FILE")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);

@@ -44,6 +44,7 @@ struct DiskOption {
   std::string path;
   DiskFormat format = DiskFormat::kRaw;  // as said, or by the path's ending; never by what is in the file
   std::vector<BackingOption> backing;    // the file below this one, then the one below that
+  bool backing_from_header = false;      // those that the headers name, found when the VM starts
   bool read_only = false;
   bool direct = true;   // try O_DIRECT
   std::string id;       // at most 20 bytes; empty: the device's name

@@ -94,7 +94,8 @@ TEST(DiskOption, MistakesAreRefused) {
     EXPECT_THROW(ParseDisk(text), UsageError) << text;
   }
   EXPECT_NO_THROW(ParseDisk("d,id=12345678901234567890"));
-  for (const char* text : {"d,bps=fast", "d,iops=", "d,bps-burst=1M", "d,iops-burst=5,bps=1M"}) {
+  for (const char* text :
+       {"d,bps=fast", "d,iops=", "d,bps-burst=1M", "d,iops-burst=5,bps=1M", "d,backing=b,backing-from-header"}) {
     EXPECT_THROW(ParseDisk(text), UsageError) << text;
   }
 }

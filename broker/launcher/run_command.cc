@@ -9,6 +9,7 @@
 
 #include "broker/launcher/broker_process.h"
 #include "broker/launcher/commands.h"
+#include "broker/launcher/img_session.h"
 #include "broker/launcher/runtime_dir.h"
 #include "broker/launcher/vm_resources.h"
 #include "ipc/mailbox.h"
@@ -182,11 +183,46 @@ bool BootOnce(const RunOptions& options, const RuntimeDir& directory, kj::AsyncI
   return false;
 }
 
+ImgFormat ImgFormatOf(DiskFormat format) {
+  switch (format) {
+    case DiskFormat::kQcow2:
+      return ImgFormat::kQcow2;
+    case DiskFormat::kQcow:
+      return ImgFormat::kQcow;
+    case DiskFormat::kRaw:
+      break;
+  }
+  return ImgFormat::kRaw;
+}
+
+DiskFormat DiskFormatOf(ImgFormat format) {
+  if (format == ImgFormat::kQcow2) return DiskFormat::kQcow2;
+  return format == ImgFormat::kQcow ? DiskFormat::kQcow : DiskFormat::kRaw;
+}
+
+// The options with the files that the images' headers name, for the disks whose user lets them: read, as all headers
+// are, by a process behind walls. Signals still end this program meanwhile.
+RunOptions WithFilesBelow(RunOptions options) {
+  for (DiskOption& disk : options.disks) {
+    if (!disk.backing_from_header) continue;
+    ImgOptions image;
+    image.file = disk.path;
+    image.format = ImgFormatOf(disk.format);
+    image.backing_from_header = true;
+    auto io = kj::setupAsyncIo();
+    for (const FileBelow& file : FilesBelow(io, image)) {
+      disk.backing.push_back({.path = file.path, .format = DiskFormatOf(file.format)});
+    }
+  }
+  return options;
+}
+
 }  // namespace
 
-int RunCommand(const RunOptions& options) {
+int RunCommand(const RunOptions& given) {
   const RuntimeDir directory;
-  const RuntimeDir::NameLock name_lock = directory.LockName(options.name);
+  const RuntimeDir::NameLock name_lock = directory.LockName(given.name);
+  const RunOptions options = WithFilesBelow(given);
   Signals::Capture();
   auto io = kj::setupAsyncIo();
   Signals signals(io.unixEventPort);

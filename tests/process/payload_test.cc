@@ -65,6 +65,23 @@ TEST(PayloadGuest, ReadsAndWritesADiskByManyQueues) {
   ExpectAllPassed(RunBulkhead(RunArguments("blk", {"--disk", image, "-c", "4", "--append", "sectors=32768"})));
 }
 
+TEST(PayloadGuest, AHeaderNamesTheFilesBelowOnlyIfItsUserLetsIt) {
+  const TempDir dir;
+  const std::string base = dir.MakeImage("base.img", 16 << 20);
+  const std::string middle = dir.path() + "/middle.qcow2";
+  const std::string top = dir.path() + "/top.qcow2";
+  ASSERT_EQ(RunBulkhead({"img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", middle}).status, 0);
+  ASSERT_EQ(RunBulkhead({"img", "create", "-q", "-f", "qcow2", "-b", "middle.qcow2", "-F", "qcow2", top, "16M"}).status,
+            0);
+  const auto with = [&](const std::string& words) {
+    return RunBulkhead(RunArguments("blk", {"--disk", top + words, "--append", "sectors=32768"}));
+  };
+  const Finished silent = with("");
+  EXPECT_EQ(silent.status, 1);
+  EXPECT_NE(silent.errors.find("backing-from-header"), std::string::npos) << silent.errors;
+  ExpectAllPassed(with(",backing-from-header"));
+}
+
 // At 512 bytes a second it would take the guest hours: longer than it waits for a disk.
 TEST(PayloadGuest, ReadsAndWritesADiskWhoseLimitsChangeMeanwhile) {
   const TempDir dir;
