@@ -9,6 +9,9 @@
 #include <cstdlib>
 #include <random>
 
+#include "device-procs/common/block/image_chain.h"
+#include "device-procs/common/block/qcow2/create.h"
+#include "device-procs/common/block/qcow2/memory_file.h"
 #include "device-procs/common/block/raw_image.h"
 #include "device-procs/disk/disk_driver.h"
 
@@ -461,6 +464,45 @@ TEST_F(DiskTest, StateOfADiskOfAnotherSizeIsRefused) {
   DiskDriver other(memory_, OpenRawImage(MakeFile(kImageBytes / 2), {}));
   other.Open();
   EXPECT_FALSE(other.model().Restore(root.asReader()).ok());
+}
+
+// An empty qcow2 disk of this size; the file is as long as its tables are.
+OwnFd MakeQcow2File(uint64_t disk_bytes) {
+  test::MemoryFile made;
+  qcow2::NewImage image;
+  image.size_bytes = disk_bytes;
+  OrThrow(made.Do(qcow2::CreateImage(made, image)));
+  OwnFd file = MakeFile(0);
+  const auto bytes = static_cast<ssize_t>(made.bytes.size());
+  if (::pwrite(file.get(), made.bytes.data(), made.bytes.size(), 0) != bytes) ThrowErrno("make a test image");
+  return file;
+}
+
+uint64_t SizeOf(const OwnFd& file) {
+  struct stat info {};
+  return ::fstat(file.get(), &info) == 0 ? static_cast<uint64_t>(info.st_size) : 0;
+}
+
+// A file system extends a file for one write at a time: not for each of these.
+TEST_F(DiskTest, SmallWritesToNewClustersFindRoomInTheFile) {
+  constexpr uint64_t kClusterSectors = 65536 / 512;
+  OwnFd file = MakeQcow2File(kImageBytes);
+  const uint64_t made_bytes = SizeOf(file);
+  std::vector<ImageFile> files(1);
+  files[0].file = OrThrow(DuplicateFd(file.get()));
+  files[0].format = ImageFormat::kQcow2;
+  DiskDriver& disk = Open(std::make_unique<ImageChain>(std::move(files), ImageChainOptions()));
+  const std::string text = Pattern(4096, 1);
+  Put(kData, text);
+  EXPECT_EQ(disk.Do(kBlkWrite, 8, {{kData, 4096}}), kOk);
+  const uint64_t reserved_bytes = SizeOf(file);
+  EXPECT_GT(reserved_bytes, made_bytes + (512 << 10));
+  for (uint64_t i = 1; i < 4; ++i) EXPECT_EQ(disk.Do(kBlkWrite, i * kClusterSectors + 8, {{kData, 4096}}), kOk);
+  EXPECT_EQ(SizeOf(file), reserved_bytes) << "there was room";
+  for (uint64_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(disk.Do(kBlkRead, i * kClusterSectors, {{kData, 16384, true}}), kOk);
+    EXPECT_TRUE(Get(kData, 16384) == std::string(4096, '\0') + text + std::string(8192, '\0')) << i;
+  }
 }
 
 TEST(RawImageTest, UnusableFilesAreNamed) {

@@ -78,6 +78,14 @@ TEST_F(IoRingTest, WatchGoesOnWithoutTheEventBeingRead) {
   }
 }
 
+TEST_F(IoRingTest, SleepsAndWakes) {
+  Outcome outcome;
+  const __kernel_timespec delay{.tv_sec = 0, .tv_nsec = 1'000'000};
+  ring_.Sleep(delay, outcome);
+  EXPECT_EQ(WaitFor(outcome), -ETIME);
+  EXPECT_EQ(outcome.count, 1);
+}
+
 TEST_F(IoRingTest, RefusesOtherOperations) {
   for (const uint8_t operation : {IORING_OP_NOP, IORING_OP_OPENAT, IORING_OP_SOCKET, IORING_OP_READ}) {
     Outcome outcome;

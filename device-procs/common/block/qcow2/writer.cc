@@ -10,6 +10,8 @@ namespace {
 constexpr size_t kMaxPieces = 16;  // of one request that are under way at one time
 // Zeroes that a version 2 image has to be written go in pieces of this size.
 constexpr uint64_t kZeroPiece = 256 * 1024;
+// Of a cluster that is filled up from what was there: as much may be read for nothing.
+constexpr uint64_t kReadBetween = 16 * 1024;
 // How far ahead of its end a file gets room: by a sixteenth, within these bounds.
 constexpr uint64_t kLeastReserve = uint64_t{1} << 20;
 constexpr uint64_t kMostReserve = uint64_t{64} << 20;
@@ -171,24 +173,30 @@ Task<Result<void>> Writer::WriteClusters(uint64_t offset, std::vector<iovec> fro
     Result<void> written = co_await WriteInPlace(place.offset + head, std::move(from));
     co_return written;
   }
-  const BufferBudget::Share share = co_await budget_.Take(head + tail);
-  Buffer around(head + tail);
+  // What lies between the two is read with them, where that is little: one read costs less than two.
+  const uint64_t between = !reads_zero && head != 0 && tail != 0 && size_bytes <= kReadBetween ? size_bytes : 0;
+  const BufferBudget::Share share = co_await budget_.Take(head + between + tail);
+  Buffer around(head + between + tail);
   std::memset(around.data(), 0, around.size());
+  std::byte* const behind = around.data() + head + between;
   if (!reads_zero) {
     // The disk may end within its last cluster.
     const uint64_t end = offset + size_bytes;
     const uint64_t readable = std::min(tail, state_.header.size_bytes - end);
-    Result<void> read;
-    if (head != 0) read = co_await reader_.Read(offset - head, std::vector<iovec>(1, iovec{around.data(), head}));
-    if (read.ok() && readable != 0) {
-      read = co_await reader_.Read(end, std::vector<iovec>(1, iovec{around.data() + head, readable}));
+    device::TaskGroup reads;
+    if (between != 0) {
+      reads.Add(reader_.Read(offset - head, std::vector<iovec>(1, iovec{around.data(), head + between + readable})));
+    } else {
+      if (head != 0) reads.Add(reader_.Read(offset - head, std::vector<iovec>(1, iovec{around.data(), head})));
+      if (readable != 0) reads.Add(reader_.Read(end, std::vector<iovec>(1, iovec{behind, readable})));
     }
+    Result<void> read = co_await reads;
     if (!read.ok()) co_return read;
   }
   std::vector<iovec> all;
   if (head != 0) all.push_back({around.data(), head});
   all.insert(all.end(), from.begin(), from.end());
-  if (tail != 0) all.push_back({around.data() + head, tail});
+  if (tail != 0) all.push_back({behind, tail});
   Result<void> written = co_await WriteInPlace(place.offset, std::move(all));
   co_return written;
 }
