@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import select
 import signal
 import struct
@@ -68,6 +69,7 @@ class Vm:
     def __init__(self, command, log):
         self.command, self.log = command, log
         self.pid = self.output = None
+        self.seen, self.last_ns = b"", 0
         read_end, write_end = os.pipe()
         clock_read, clock_write = os.pipe()
         parent = os.getpid()
@@ -97,23 +99,22 @@ class Vm:
             os._exit(127)
 
     def wait_for(self, marker, seconds):
-        """Milliseconds from exec until the output matches."""
-        seen, deadline = b"", time.monotonic() + seconds
-        while True:
+        """Milliseconds from exec until all the output so far matches."""
+        deadline = time.monotonic() + seconds
+        while not marker.search(self.seen):
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self.output], [], [], left)[0]:
-                raise self._failure(f"no sign of life within {seconds} s", seen)
+                raise self._failure(f"no sign of life within {seconds} s")
             data = os.read(self.output, 65536)
-            now = time.monotonic_ns()
+            self.last_ns = time.monotonic_ns()
             if not data:
-                raise self._failure("ended early", seen)
-            seen += data
-            if marker.search(seen):
-                return (now - self.exec_time) / 1e6
+                raise self._failure("ended early")
+            self.seen += data
+        return (self.last_ns - self.exec_time) / 1e6
 
-    def _failure(self, why, seen):
+    def _failure(self, why):
         with open(self.log, encoding="utf-8", errors="replace") as log:
-            tail = (seen.decode("utf-8", "replace") + log.read())[-1500:]
+            tail = (self.seen.decode("utf-8", "replace") + log.read())[-1500:]
         return Failure(f"{why}: {' '.join(self.command)}\n{tail}")
 
     def _ended(self, seconds):
@@ -124,14 +125,14 @@ class Vm:
             time.sleep(0.005)
         return False
 
-    def end(self):
-        """A first SIGTERM asks a guest under Bulkhead to shut down, the second one ends the VM."""
+    def end(self, patience=5):
+        """A first SIGTERM asks a guest under Bulkhead to shut down; the second one, `patience` s later, ends the VM."""
         if self.pid is None:
             return
         processes = processes_of(self.pid)
-        for name in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
+        for name, seconds in ((signal.SIGTERM, patience), (signal.SIGTERM, 5), (signal.SIGKILL, 5)):
             os.kill(self.pid, name)
-            if self._ended(0.1 if name == signal.SIGTERM else 5) or self._ended(5 if name == signal.SIGTERM else 0):
+            if self._ended(seconds):
                 break
         self.pid = None
         os.close(self.output)
@@ -154,3 +155,22 @@ def processes_of(pid):
     for each in found:
         found += children.get(each, [])
     return found
+
+
+def memory_of(pids):
+    """KiB of these VMs' processes without the guests' memory."""
+    header = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+ *(.*)$")
+    total = {"pss": 0, "anonymous": 0, "processes": 0}
+    keys = {"Pss": "pss", "Anonymous": "anonymous"}
+    for each in (process for pid in pids for process in processes_of(pid)):
+        guest_memory = False
+        with open(f"/proc/{each}/smaps", encoding="utf-8", errors="replace") as smaps:
+            for line in smaps:
+                if match := header.match(line):
+                    guest_memory = match[1].startswith(("/memfd:guest", "/memfd:memory-backend-memfd"))
+                    continue
+                name, _, value = line.partition(":")
+                if not guest_memory and name in keys:
+                    total[keys[name]] += int(value.split()[0])
+        total["processes"] += 1
+    return total

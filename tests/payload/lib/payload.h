@@ -78,7 +78,7 @@ bool TextParameter(const char* name, char* value, size_t size);
 uint64_t Parameter(const char* name, uint64_t otherwise);
 bool TextEquals(const char* a, const char* b);
 
-// The zero page of the Linux boot protocol.
+// The zero page of the Linux boot protocol; where PVH was used, one that has the command line and ACPI's root.
 uint64_t ZeroPage();
 
 // Makes [address, address + bytes) reachable above the 4 GiB that always are.
@@ -121,3 +121,12 @@ using CpuMain = void (*)(uint32_t cpu);
 
 // A payload's own code.
 void Main();
+
+// In a payload that other VMMs run too: has it entered by PVH (Xen's docs/misc/pvh.pandoc).
+#define PAYLOAD_PVH                                     \
+  asm(".pushsection .note.pvh, \"a\", @note\n"          \
+      ".balign 4\n"                                     \
+      ".long 4, 4, 18\n" /* XEN_ELFNOTE_PHYS32_ENTRY */ \
+      ".asciz \"Xen\"\n"                                \
+      ".long payload_pvh_start\n"                       \
+      ".popsection")

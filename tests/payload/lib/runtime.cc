@@ -121,6 +121,15 @@ void MapHigh(uint64_t address, uint64_t bytes) {
   }
 }
 
+// A zero page of what the start info says.
+extern "C" uint64_t payload_zero_page(uint64_t start_info) {
+  alignas(4096) static uint8_t page[4096];
+  const auto zero_page = reinterpret_cast<uint64_t>(page);
+  Store<uint32_t>(zero_page + 0x228, Load<uint32_t>(start_info + 24));  // command line
+  Store<uint64_t>(zero_page + 0x070, Load<uint64_t>(start_info + 32));  // ACPI's root pointer
+  return zero_page;
+}
+
 extern "C" void payload_set_up(uint64_t zero_page) {
   g_zero_page = zero_page;
   SetUpTask(0);

@@ -43,6 +43,34 @@ enter_user:
   push %rsi
   iretq
 
+// Entry by PVH: 32-bit protected mode without paging, EBX points to the start info.
+.section .text.pvh, "ax"
+.code32
+.globl payload_pvh_start
+payload_pvh_start:
+  cli
+  mov $payload_stacks + 0x4000, %esp
+  lgdtl payload_gdt_pointer
+  mov $0x20, %eax    // CR4.PAE
+  mov %eax, %cr4
+  mov $payload_pml4, %eax
+  mov %eax, %cr3
+  mov $0xC0000080, %ecx
+  xor %edx, %edx
+  mov $0x100, %eax   // EFER.LME
+  wrmsr
+  mov $0x80000011, %eax
+  mov %eax, %cr0
+  ljmpl $0x08, $pvh_long
+.code64
+pvh_long:
+  mov $0x10, %eax
+  mov %eax, %ss
+  mov %ebx, %edi
+  call payload_zero_page
+  mov %rax, %rsi
+  jmp payload_start
+
 // Copied to kTrampoline below 1 MiB, where a processor starts in real mode. The variables at its end are
 // filled in.
 .section .rodata

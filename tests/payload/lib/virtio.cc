@@ -12,6 +12,8 @@ constexpr uint8_t kFeaturesOk = 8;
 constexpr uint64_t kVersion1 = 1ull << 32;
 constexpr uint16_t kNext = 1;
 constexpr uint16_t kWrite = 2;
+constexpr uint16_t kNoInterrupt = 1;  // of the available ring
+constexpr uint16_t kNoNotify = 1;     // of the used ring
 
 void Fence() { asm volatile("mfence" ::: "memory"); }
 
@@ -21,18 +23,48 @@ uint64_t Address(const volatile void* pointer) { return reinterpret_cast<uint64_
 
 uint16_t VirtioQueue::Add(const Buffer* buffers, unsigned count) {
   const uint16_t head = next_descriptor_;
+  Describe(head, buffers, count);
+  next_descriptor_ = static_cast<uint16_t>((head + count) % size_);
+  Offer(head);
+  return head;
+}
+
+void VirtioQueue::Describe(uint16_t first, const Buffer* buffers, unsigned count) {
   for (unsigned i = 0; i < count; ++i) {
-    const auto next = static_cast<uint16_t>((next_descriptor_ + 1) % kSize);
+    const auto next = static_cast<uint16_t>((first + i + 1) % size_);
     uint16_t flags = buffers[i].device_writes ? kWrite : 0;
     if (i + 1 < count) flags |= kNext;
-    descriptors_[next_descriptor_] = {Address(buffers[i].address), buffers[i].bytes, flags, next};
-    next_descriptor_ = next;
+    descriptors_[(first + i) % size_] = {Address(buffers[i].address), buffers[i].bytes, flags, next};
   }
-  available_.ring[available_.index % kSize] = head;
+}
+
+void VirtioQueue::Offer(uint16_t head) {
+  available_.ring[available_.index % size_] = head;
   Fence();
   Store<uint16_t>(Address(&available_.index), static_cast<uint16_t>(available_.index + 1));
   Fence();
-  return head;
+}
+
+void VirtioQueue::NotifyIfAsked() {
+  const auto offered = static_cast<uint16_t>(available_.index - notified_);
+  if (offered == 0) return;
+  bool asked = (Load<uint16_t>(Address(&used_.flags)) & kNoNotify) == 0;
+  if (event_index_) {
+    const auto event = Load<uint16_t>(Address(&used_.ring[size_]));
+    asked = static_cast<uint16_t>(available_.index - event - 1) < offered;
+  }
+  notified_ = available_.index;
+  if (asked) Notify();
+}
+
+// With the event index an event half the indices away, which moves on with each chain taken.
+void VirtioQueue::Silence() {
+  silent_ = true;
+  if (event_index_) {
+    Store<uint16_t>(Address(&available_.ring[size_]), static_cast<uint16_t>(last_used_ + 0x8000));
+  } else {
+    Store<uint16_t>(Address(&available_.flags), kNoInterrupt);
+  }
 }
 
 bool VirtioQueue::HasUsed() const { return Load<uint16_t>(Address(&used_.index)) != last_used_; }
@@ -40,10 +72,11 @@ bool VirtioQueue::HasUsed() const { return Load<uint16_t>(Address(&used_.index))
 bool VirtioQueue::TakeUsed(uint16_t* head, uint32_t* bytes) {
   if (!HasUsed()) return false;
   Fence();
-  const uint64_t element = Address(&used_.ring[last_used_ % kSize]);
+  const uint64_t element = Address(&used_.ring[last_used_ % size_]);
   *head = static_cast<uint16_t>(Load<uint32_t>(element));
   *bytes = Load<uint32_t>(element + 4);
   ++last_used_;
+  if (silent_) Silence();
   return true;
 }
 
@@ -52,9 +85,10 @@ bool VirtioDevice::Find(uint16_t type, unsigned n) {
   for (unsigned i = 0;; ++i) {
     const unsigned at = pci_.Capability(kVendorCapability, i);
     if (at == 0) break;
-    if (pci_.Read<uint8_t>(at + 4) != 0) continue;
-    const uint64_t address = pci_.bar0 + pci_.Read<uint32_t>(at + 8);
-    switch (pci_.Read<uint8_t>(at + 3)) {
+    const uint8_t structure = pci_.Read<uint8_t>(at + 3);
+    if (structure < 1 || structure > 4) continue;
+    const uint64_t address = pci_.MapBar(pci_.Read<uint8_t>(at + 4)) + pci_.Read<uint32_t>(at + 8);
+    switch (structure) {
       case 1:
         common_ = address;
         break;
@@ -98,11 +132,13 @@ bool VirtioDevice::Start(uint64_t wanted) {
   return (features_ & kVersion1) != 0 && (Status() & kFeaturesOk) != 0;
 }
 
-bool VirtioDevice::SetUpQueue(uint16_t index, VirtioQueue* queue, uint16_t vector) {
+bool VirtioDevice::SetUpQueue(uint16_t index, VirtioQueue* queue, uint16_t vector, uint16_t size) {
   __builtin_memset(static_cast<void*>(queue), 0, sizeof *queue);
+  queue->size_ = size;
+  queue->event_index_ = (features_ & kFeatureEventIndex) != 0;
   Store<uint16_t>(common_ + kQueueSelect, index);
-  if (Load<uint16_t>(common_ + kQueueSize) < VirtioQueue::kSize) return false;
-  Store<uint16_t>(common_ + kQueueSize, VirtioQueue::kSize);
+  if (size > VirtioQueue::kMaxSize || Load<uint16_t>(common_ + kQueueSize) < size) return false;
+  Store<uint16_t>(common_ + kQueueSize, size);
   Store<uint16_t>(common_ + kQueueVector, vector);
   if (Load<uint16_t>(common_ + kQueueVector) != vector) return false;
   const auto set = [this](uint64_t field, uint64_t address) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A driver for modern virtio PCI functions (virtio 1.2 §4.1): split queues, one request in flight or many, no
-// event index, polled or by MSI-X.
+// A driver for modern virtio PCI functions (virtio 1.2 §4.1): split queues, one request in flight or many, polled or by
+// MSI-X.
 #pragma once
 
 #include "tests/payload/lib/pci.h"
@@ -10,6 +10,7 @@ namespace payload {
 inline constexpr uint16_t kVirtioVendor = 0x1AF4;
 inline constexpr uint16_t kVirtioDeviceBase = 0x1040;
 enum VirtioType : uint16_t { kVirtioBlock = 2, kVirtioConsole = 3, kVirtioRng = 4 };
+inline constexpr uint64_t kFeatureEventIndex = 1ull << 29;
 
 // Fields of the common configuration structure (§4.1.4.3).
 enum VirtioCommon : uint64_t {
@@ -39,11 +40,19 @@ struct Buffer {
 class VirtioQueue {
  public:
   static constexpr uint16_t kSize = 64;
+  static constexpr uint16_t kMaxSize = 256;
 
-  // Adds a chain and returns its head; the descriptors are taken round about, so at most kSize buffers are in
-  // flight.
+  // Adds a chain and returns its head; the descriptors are taken round about, so at most as many buffers as the queue
+  // has descriptors are in flight.
   uint16_t Add(const Buffer* buffers, unsigned count);
   void Notify() const { Store<uint16_t>(notify_address_, index_); }
+  // The same by hand: a chain in the descriptors from `first` on, made available as often as its owner likes.
+  void Describe(uint16_t first, const Buffer* buffers, unsigned count);
+  void Offer(uint16_t head);
+  // Notifies of what was offered since the last time, if the device asks for that (§2.7.10).
+  void NotifyIfAsked();
+  // Asks the device for no interrupts (§2.7.7).
+  void Silence();
   // A used chain, if there is one.
   bool TakeUsed(uint16_t* head, uint32_t* bytes);
   bool HasUsed() const;
@@ -59,7 +68,7 @@ class VirtioQueue {
   struct Available {
     uint16_t flags;
     uint16_t index;
-    uint16_t ring[kSize];
+    uint16_t ring[kMaxSize + 1];  // behind its last, the used event
   };
   struct Used {
     uint16_t flags;
@@ -67,13 +76,17 @@ class VirtioQueue {
     struct {
       uint32_t head;
       uint32_t bytes;
-    } ring[kSize];
+    } ring[kMaxSize + 1];  // behind its last, the available event
   };
 
-  alignas(16) Descriptor descriptors_[kSize];
+  alignas(16) Descriptor descriptors_[kMaxSize];
   alignas(16) Available available_;
   alignas(16) Used used_;
   uint16_t index_;
+  uint16_t size_;
+  bool event_index_;
+  bool silent_;
+  uint16_t notified_;  // the available index when the device was last told, or need not have been
   uint16_t next_descriptor_;
   uint16_t last_used_;
   uint64_t notify_address_;
@@ -87,7 +100,7 @@ class VirtioDevice {
   bool Start(uint64_t wanted);
   // Sets up a queue, with an MSI-X vector of the device or none. Between Start and Ready.
   static constexpr uint16_t kNoVector = 0xFFFF;
-  bool SetUpQueue(uint16_t index, VirtioQueue* queue, uint16_t vector = kNoVector);
+  bool SetUpQueue(uint16_t index, VirtioQueue* queue, uint16_t vector = kNoVector, uint16_t size = VirtioQueue::kSize);
   void Ready();
   void Reset();
 
