@@ -171,6 +171,11 @@ Result<void> Virtqueue::Push(uint16_t head, uint32_t written_bytes) {
   return memory_->StoreRelease16(layout_.used + kIndexOffset, ++next_used_);
 }
 
+bool Virtqueue::HasChains() const {
+  const auto index = memory_->LoadAcquire16(layout_.available + kIndexOffset);
+  return !index.ok() || *index != next_available_;
+}
+
 Result<bool> Virtqueue::NeedsInterrupt() {
   const uint16_t old = std::exchange(signalled_used_, next_used_);
   if (old == next_used_) return false;

@@ -57,6 +57,8 @@ class Virtqueue {
   Result<void> Push(uint16_t head, uint32_t written_bytes);
   // Whether the driver wants an interrupt for what was pushed since the last call (§2.7.7.1, §2.7.10).
   Result<bool> NeedsInterrupt();
+  // Whether Pop is due: also where it would find the queue broken.
+  bool HasChains() const;
   // Asks the driver for a kick at the next chain; true if one is there already, and Pop is due.
   Result<bool> EnableKicks();
   // Tells the driver that kicks are not needed now; it may send them all the same.

@@ -9,6 +9,13 @@
 namespace bulkhead::device {
 namespace {
 
+// What is gathered into one transfer is bounded: a device has more than one under way, and reads the first of them
+// while the rest is still being taken.
+constexpr uint64_t kMaxRunBytes = 256 * 1024;
+constexpr size_t kMaxRunVectors = 256;
+
+bool IsTransfer(RequestType type) { return type == RequestType::kRead || type == RequestType::kWrite; }
+
 uint64_t NowNs() { return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count()); }
 
 }  // namespace
@@ -20,9 +27,10 @@ class QueueServer::Request final : public BlockCompletion {
   void Completed(int error) override { server.Continue(*this, error); }
 
   QueueServer& server;
+  Request* next = nullptr;  // of its run
   Chain chain;
   DiskRequest parsed;
-  std::vector<iovec> vectors;
+  std::vector<iovec> vectors;  // of the run that it is the first of
   size_t next_segment = 0;
   bool flushed = false;
 };
@@ -51,6 +59,20 @@ void QueueServer::Start(const QueueSession& session) {
 void QueueServer::End() { session_ = {}; }
 
 bool QueueServer::TakeChains() {
+  const bool more = TakeBatch();
+  BeginRun();
+  return more;
+}
+
+bool QueueServer::EnableKicks() {
+  // A completion leads back there, or the caller's alarm.
+  if (!TakesChains()) return false;
+  const auto more = session_.queue->EnableKicks();
+  if (!more.ok()) Break();
+  return more.ok() && *more;
+}
+
+bool QueueServer::TakeBatch() {
   throttled_ns_ = 0;
   if (broken_) return false;
   if (!session_.queue->DisableKicks().ok()) {
@@ -58,7 +80,6 @@ bool QueueServer::TakeChains() {
     return false;
   }
   for (uint32_t taken = 0; taken < session_.queue->layout().size; ++taken) {
-    // With all slots taken a completion leads back here.
     if (free_.empty()) return false;
     // Before the chain is taken: what has to wait stays the driver's, and nothing is held here when the device stops.
     if (throttle_.limited()) {
@@ -66,7 +87,7 @@ bool QueueServer::TakeChains() {
       if (throttled_ns_ != 0) return false;
     }
     Request& request = *free_.back();
-    const auto popped = session_.queue->PopOrEnableKicks(request.chain);
+    const auto popped = session_.queue->Pop(request.chain);
     if (!popped.ok()) {
       Break();
       return false;
@@ -96,6 +117,7 @@ void QueueServer::Break() {
 }
 
 void QueueServer::Begin(Request& request) {
+  request.next = nullptr;
   request.next_segment = 0;
   request.flushed = false;
   const RequestStatus status = ParseRequest(memory_, request.chain, session_.rules, request.parsed);
@@ -104,10 +126,11 @@ void QueueServer::Begin(Request& request) {
     return;
   }
   if (throttle_.limited()) Charge(request.parsed);
+  if (!IsTransfer(request.parsed.type)) BeginRun();
   switch (request.parsed.type) {
     case RequestType::kRead:
     case RequestType::kWrite:
-      BeginTransfer(request);
+      Gather(request);
       break;
     case RequestType::kFlush:
       request.flushed = true;
@@ -126,18 +149,47 @@ void QueueServer::Begin(Request& request) {
 }
 
 void QueueServer::Charge(const DiskRequest& request) {
-  const bool moves_data = request.type == RequestType::kRead || request.type == RequestType::kWrite;
-  throttle_.Charge(NowNs(), moves_data ? request.data_bytes : 0, std::max<size_t>(request.segments.size(), 1));
+  throttle_.Charge(NowNs(), IsTransfer(request.type) ? request.data_bytes : 0,
+                   std::max<size_t>(request.segments.size(), 1));
 }
 
-void QueueServer::BeginTransfer(Request& request) {
-  request.vectors.clear();
-  if (!TranslateData(memory_, request.chain, request.parsed, request.vectors).ok()) {
+void QueueServer::Gather(Request& request) {
+  const DiskRequest& parsed = request.parsed;
+  const bool follows = run_.first != nullptr && run_.first->parsed.type == parsed.type &&
+                       run_.end_bytes == parsed.offset_bytes && run_.size_bytes + parsed.data_bytes <= kMaxRunBytes &&
+                       run_.first->vectors.size() < kMaxRunVectors;
+  if (!follows) {
+    BeginRun();
+    request.vectors.clear();
+  }
+  std::vector<iovec>& vectors = follows ? run_.first->vectors : request.vectors;
+  const size_t before = vectors.size();
+  if (!TranslateData(memory_, request.chain, parsed, vectors).ok()) {
+    vectors.resize(before);
     Finish(request, RequestStatus::kIoError);
-  } else if (request.parsed.type == RequestType::kRead) {
-    channel_.Read(request.parsed.offset_bytes, request.vectors, request);
+    return;
+  }
+  if (follows) {
+    run_.last->next = &request;
   } else {
-    channel_.Write(request.parsed.offset_bytes, request.vectors, request);
+    run_.first = &request;
+    run_.size_bytes = 0;
+  }
+  run_.last = &request;
+  run_.size_bytes += parsed.data_bytes;
+  run_.end_bytes = parsed.offset_bytes + parsed.data_bytes;
+}
+
+void QueueServer::BeginRun() {
+  Request* first = std::exchange(run_.first, nullptr);
+  if (first != nullptr) BeginTransfer(*first);
+}
+
+void QueueServer::BeginTransfer(Request& first) {
+  if (first.parsed.type == RequestType::kRead) {
+    channel_.Read(first.parsed.offset_bytes, first.vectors, first);
+  } else {
+    channel_.Write(first.parsed.offset_bytes, first.vectors, first);
   }
 }
 
@@ -150,27 +202,49 @@ void QueueServer::NextSegment(Request& request) {
   }
 }
 
-void QueueServer::Continue(Request& request, int error) {
+void QueueServer::Continue(Request& first, int error) {
   if (error != 0) {
-    LogFailure(request, error);
-    Finish(request, RequestStatus::kIoError);
+    Failed(first, error);
     return;
   }
-  if (request.next_segment < request.parsed.segments.size()) {
+  if (first.next_segment < first.parsed.segments.size()) {
     if (abandoned_) {
-      Finish(request, RequestStatus::kIoError);
+      Finish(first, RequestStatus::kIoError);
     } else {
-      NextSegment(request);
+      NextSegment(first);
     }
     return;
   }
-  const bool writes = request.parsed.type == RequestType::kWrite || request.parsed.type == RequestType::kWriteZeroes;
-  if (writes && !request.flushed && session_.write_through->load(std::memory_order_relaxed)) {
-    request.flushed = true;
-    channel_.Flush(request);
+  const bool writes = first.parsed.type == RequestType::kWrite || first.parsed.type == RequestType::kWriteZeroes;
+  if (writes && !first.flushed && session_.write_through->load(std::memory_order_relaxed)) {
+    first.flushed = true;
+    channel_.Flush(first);
     return;
   }
-  Finish(request, RequestStatus::kOk);
+  FinishRun(first, RequestStatus::kOk);
+}
+
+void QueueServer::Failed(Request& first, int error) {
+  if (first.next == nullptr || first.flushed || abandoned_) {
+    LogFailure(first, error);
+    FinishRun(first, RequestStatus::kIoError);
+    return;
+  }
+  // What is wrong with one of them is not the others' fault: each by itself.
+  for (Request* each = &first; each != nullptr;) {
+    Request& request = *std::exchange(each, each->next);
+    request.next = nullptr;
+    request.vectors.clear();
+    if (TranslateData(memory_, request.chain, request.parsed, request.vectors).ok()) {
+      BeginTransfer(request);
+    } else {
+      Finish(request, RequestStatus::kIoError);
+    }
+  }
+}
+
+void QueueServer::FinishRun(Request& first, RequestStatus status) {
+  for (Request* each = &first; each != nullptr;) Finish(*std::exchange(each, each->next), status);
 }
 
 void QueueServer::Finish(Request& request, RequestStatus status) {

@@ -37,8 +37,12 @@ class QueueServer {
 
   void Start(const QueueSession& session);
   // Takes chains until there are none, as many are in flight as may be, or it is time to look at other things: then
-  // true, and the caller comes back soon.
+  // true, and the caller comes back soon. Kicks are not asked for.
   bool TakeChains();
+  // Whether TakeChains would take one: a look at memory, for who waits without sleeping.
+  bool HasChains() const { return TakesChains() && session_.queue->HasChains(); }
+  // Asks for a kick at the next chain, unless something else leads back to TakeChains; true if one is there already.
+  bool EnableKicks();
   // How long the throttle keeps it from taking the next chain, as TakeChains found; 0: it does not. The caller comes
   // back after that time, or sooner.
   uint64_t throttled_ns() const { return throttled_ns_; }
@@ -53,12 +57,25 @@ class QueueServer {
 
  private:
   class Request;
+  // Requests of a batch that lie behind each other on the disk, and go there as one.
+  struct Run {
+    Request* first = nullptr;
+    Request* last = nullptr;
+    uint64_t end_bytes = 0;  // on the disk
+    uint64_t size_bytes = 0;
+  };
 
+  bool TakesChains() const { return !broken_ && throttled_ns_ == 0 && !free_.empty(); }
+  bool TakeBatch();
   void Begin(Request& request);
   void Charge(const DiskRequest& request);
-  void BeginTransfer(Request& request);
+  void Gather(Request& request);
+  void BeginRun();
+  void BeginTransfer(Request& first);
   void NextSegment(Request& request);
-  void Continue(Request& request, int error);
+  void Continue(Request& first, int error);
+  void Failed(Request& first, int error);
+  void FinishRun(Request& first, RequestStatus status);
   void Finish(Request& request, RequestStatus status);
   void LogFailure(const Request& request, int error);
   void Break();
@@ -74,6 +91,7 @@ class QueueServer {
   bool given_back_ = false;
   uint64_t throttled_ns_ = 0;
   uint16_t in_flight_ = 0;
+  Run run_;  // not begun yet; empty outside TakeChains
   std::vector<std::unique_ptr<Request>> requests_;
   std::vector<Request*> free_;
 };

@@ -10,17 +10,21 @@
 namespace bulkhead::device {
 namespace {
 
-constexpr uint16_t kQueueSize = 8;
+constexpr uint16_t kQueueSize = 16;
 constexpr Gpa kHeader{0x10000};
 constexpr Gpa kData{0x11000};
 constexpr Gpa kStatus{0x12000};
-constexpr uint32_t kWrite = 1, kFlush = 4, kZeroes = 13;
+constexpr uint32_t kRead = 0, kWrite = 1, kFlush = 4, kZeroes = 13;
 
 // Notes what is asked and completes it when told.
 class FakeChannel final : public BlockChannel {
  public:
-  void Read(uint64_t, std::span<const iovec>, BlockCompletion& done) override { Note("read", done); }
-  void Write(uint64_t, std::span<const iovec>, BlockCompletion& done) override { Note("write", done); }
+  void Read(uint64_t offset, std::span<const iovec> to, BlockCompletion& done) override {
+    Note("read " + Extent(offset, to), done);
+  }
+  void Write(uint64_t offset, std::span<const iovec> from, BlockCompletion& done) override {
+    Note("write " + Extent(offset, from), done);
+  }
   void Flush(BlockCompletion& done) override { Note("flush", done); }
   void Discard(uint64_t, uint64_t, BlockCompletion& done) override { Note("discard", done); }
   void WriteZeroes(uint64_t, uint64_t, bool, BlockCompletion& done) override { Note("zeroes", done); }
@@ -35,8 +39,13 @@ class FakeChannel final : public BlockChannel {
   std::deque<BlockCompletion*> outstanding;
 
  private:
-  void Note(const char* what, BlockCompletion& done) {
-    calls.push_back(what);
+  static std::string Extent(uint64_t offset, std::span<const iovec> vectors) {
+    uint64_t size = 0;
+    for (const iovec& vector : vectors) size += vector.iov_len;
+    return std::to_string(offset) + "+" + std::to_string(size);
+  }
+  void Note(std::string what, BlockCompletion& done) {
+    calls.push_back(std::move(what));
     outstanding.push_back(&done);
   }
 };
@@ -112,7 +121,7 @@ TEST_F(QueueServerTest, WriteWithoutCacheIsFlushedBeforeItIsGivenBack) {
   Offer(kWrite, 512);
   server_.TakeChains();
   channel_.CompleteOne();
-  EXPECT_EQ(channel_.calls, (Calls{"write", "flush"}));
+  EXPECT_EQ(channel_.calls, (Calls{"write 0+512", "flush"}));
   EXPECT_EQ(driver_.UsedIndex(), 0);
   channel_.CompleteOne();
   EXPECT_EQ(driver_.UsedIndex(), 1);
@@ -175,7 +184,7 @@ TEST_F(QueueServerTest, FailureIsNamedInTheLog) {
 TEST_F(QueueServerTest, NoMoreIsInFlightThanTheQueueHolds) {
   for (int i = 0; i < 2; ++i) Offer(kFlush, 0);
   // A driver that offers heads again that it has not got back.
-  for (int i = 0; i < 6; ++i) driver_.Offer(0);
+  for (int i = 2; i < kQueueSize; ++i) driver_.Offer(0);
   server_.TakeChains();
   for (int i = 0; i < 4; ++i) driver_.Offer(0);
   EXPECT_FALSE(server_.TakeChains());
@@ -186,7 +195,7 @@ TEST_F(QueueServerTest, NoMoreIsInFlightThanTheQueueHolds) {
   while (!channel_.outstanding.empty()) channel_.CompleteOne();
   server_.TakeChains();
   while (!channel_.outstanding.empty()) channel_.CompleteOne();
-  EXPECT_EQ(driver_.UsedIndex(), 12);
+  EXPECT_EQ(driver_.UsedIndex(), kQueueSize + 4);
 }
 
 TEST_F(QueueServerTest, EndlessInstantRequestsLeaveTheThreadTimeForOthers) {
@@ -210,7 +219,119 @@ TEST_F(QueueServerTest, BrokenQueueAsksForResetAndFinishesWhatItHas) {
 TEST_F(QueueServerTest, KicksAreWantedWhenTheQueueIsEmpty) {
   Offer(kFlush, 0);
   server_.TakeChains();
+  EXPECT_EQ(driver_.UsedFlags(), 1) << "who looks out for chains needs none";
+  EXPECT_FALSE(server_.EnableKicks());
   EXPECT_EQ(driver_.UsedFlags(), 0) << "VIRTQ_USED_F_NO_NOTIFY is off again";
+  Offer(kFlush, 0);
+  EXPECT_TRUE(server_.HasChains());
+  EXPECT_TRUE(server_.EnableKicks()) << "a chain came before the kick was asked for";
+}
+
+TEST_F(QueueServerTest, FullServerAsksForNoKicks) {
+  for (int i = 0; i < kQueueSize; ++i) Offer(kFlush, 0);
+  server_.TakeChains();
+  for (int i = 0; i < kQueueSize; ++i) driver_.Offer(0);
+  EXPECT_FALSE(server_.HasChains()) << "none could be taken";
+  EXPECT_FALSE(server_.EnableKicks());
+  EXPECT_EQ(driver_.UsedFlags(), 1);
+}
+
+// Chains whose requests lie where and how the test wants them, each with a status of its own.
+class QueueServerRunTest : public QueueServerTest {
+ protected:
+  void OfferAt(uint32_t type, uint64_t sector, uint32_t bytes) {
+    const uint64_t number = offered_++;
+    struct {
+      uint32_t type, reserved;
+      uint64_t sector;
+    } header{type, 0, sector};
+    const Gpa at{kHeader.value + 16 * number};
+    driver_.Put(at, header);
+    driver_.Put<uint8_t>(StatusAt(number), 0xEE);
+    std::vector<test::Buffer> buffers{{at, 16}};
+    if (bytes != 0) buffers.push_back({kData, bytes, type == kRead});
+    buffers.push_back({StatusAt(number), 1, true});
+    driver_.Add(buffers);
+  }
+  int StatusOf(uint64_t number) { return driver_.Get<uint8_t>(StatusAt(number)); }
+
+ private:
+  static Gpa StatusAt(uint64_t number) { return Gpa{kStatus.value + number}; }
+
+  uint64_t offered_ = 0;
+};
+
+TEST_F(QueueServerRunTest, NeighboursOfABatchAreOneTransfer) {
+  OfferAt(kWrite, 8, 4096);
+  OfferAt(kWrite, 16, 4096);
+  server_.TakeChains();
+  EXPECT_EQ(channel_.calls, (Calls{"write 4096+8192"}));
+  channel_.CompleteOne();
+  EXPECT_EQ(driver_.UsedIndex(), 2);
+  EXPECT_EQ(StatusOf(0), 0);
+  EXPECT_EQ(StatusOf(1), 0);
+  OfferAt(kWrite, 24, 4096);
+  server_.TakeChains();
+  EXPECT_EQ(channel_.calls.back(), "write 12288+4096") << "nothing is kept for the next batch";
+}
+
+TEST_F(QueueServerRunTest, OnlyNeighboursOfTheSameKindAreGathered) {
+  OfferAt(kWrite, 0, 512);
+  OfferAt(kRead, 1, 512);
+  OfferAt(kRead, 3, 512);
+  OfferAt(kRead, 3, 512);
+  OfferAt(kFlush, 0, 0);
+  server_.TakeChains();
+  EXPECT_EQ(channel_.calls, (Calls{"write 0+512", "read 512+512", "read 1536+512", "read 1536+512", "flush"}))
+      << "in the driver's order";
+}
+
+TEST_F(QueueServerRunTest, AFailedTransferOfManyIsTriedOneByOne) {
+  for (uint64_t i = 0; i < 3; ++i) OfferAt(kWrite, i, 512);
+  server_.TakeChains();
+  channel_.CompleteOne(EIO);
+  EXPECT_EQ(channel_.calls, (Calls{"write 0+1536", "write 0+512", "write 512+512", "write 1024+512"}));
+  EXPECT_EQ(driver_.UsedIndex(), 0);
+  EXPECT_TRUE(log_.empty());
+  channel_.CompleteOne();
+  channel_.CompleteOne(EIO);
+  channel_.CompleteOne();
+  EXPECT_EQ(StatusOf(0), 0);
+  EXPECT_EQ(StatusOf(1), 1);
+  EXPECT_EQ(StatusOf(2), 0);
+  EXPECT_EQ(log_.size(), 1u);
+  EXPECT_EQ(driver_.UsedIndex(), 3);
+}
+
+TEST_F(QueueServerRunTest, AnAbandonedTransferOfManyIsNotTriedAgain) {
+  OfferAt(kWrite, 0, 512);
+  OfferAt(kWrite, 1, 512);
+  server_.TakeChains();
+  server_.Abandon();
+  channel_.CompleteOne(EIO);
+  EXPECT_EQ(channel_.calls.size(), 1u);
+  EXPECT_EQ(StatusOf(0), 1);
+  EXPECT_EQ(StatusOf(1), 1);
+  EXPECT_EQ(server_.in_flight(), 0);
+}
+
+TEST_F(QueueServerRunTest, OneFlushServesAllOfATransfer) {
+  write_through_ = true;
+  OfferAt(kWrite, 0, 512);
+  OfferAt(kWrite, 1, 512);
+  server_.TakeChains();
+  channel_.CompleteOne();
+  EXPECT_EQ(channel_.calls, (Calls{"write 0+1024", "flush"}));
+  channel_.CompleteOne(EIO);
+  EXPECT_EQ(StatusOf(0), 1);
+  EXPECT_EQ(StatusOf(1), 1);
+}
+
+TEST_F(QueueServerRunTest, ATransferHasASizeBeyondWhichTheNextBegins) {
+  constexpr uint32_t kBytes = 96 * 1024;
+  for (uint64_t i = 0; i < 3; ++i) OfferAt(kWrite, i * kBytes / 512, kBytes);
+  server_.TakeChains();
+  EXPECT_EQ(channel_.calls, (Calls{"write 0+196608", "write 196608+98304"}));
 }
 
 }  // namespace

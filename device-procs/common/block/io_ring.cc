@@ -16,8 +16,20 @@ constexpr uint8_t kOperations[] = {IORING_OP_READV,     IORING_OP_WRITEV,   IORI
                                    IORING_OP_FALLOCATE, IORING_OP_POLL_ADD, IORING_OP_TIMEOUT};
 
 // Best first; a kernel that does not know a flag says EINVAL. With the first (Linux 6.1) completions are worked off
-// when this thread asks for them, instead of interrupting it.
-constexpr unsigned kSetups[] = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_COOP_TASKRUN, 0};
+// when this thread asks for them, instead of interrupting it; a flag in the ring says that there are some.
+constexpr unsigned kSetups[] = {
+    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+    IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+    0,
+};
+
+// Short of memory, or of room for completions: what completed makes room, and the next call hands over the rest.
+Result<void> CheckEntered(int result) {
+  if (result < 0 && result != -EINTR && result != -EAGAIN && result != -EBUSY) {
+    return ErrnoError(-result, "io_uring failed");
+  }
+  return {};
+}
 
 [[noreturn]] void ThrowUnavailable(int code) {
   std::string line = "io_uring, which disks need, is not available: " + std::string(std::strerror(code));
@@ -125,12 +137,17 @@ void IoRing::Sleep(const __kernel_timespec& delay, Operation& operation) {
   Prepare(entry, operation);
 }
 
+Result<void> IoRing::Submit() { return CheckEntered(::io_uring_submit(&ring_)); }
+
+bool IoRing::HasCompletions() const {
+  return ::io_uring_cq_ready(&ring_) != 0 ||
+         (__atomic_load_n(ring_.sq.kflags, __ATOMIC_RELAXED) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
+}
+
 Result<void> IoRing::SubmitAndReap(bool wait) {
-  const int result = wait ? ::io_uring_submit_and_wait(&ring_, 1) : ::io_uring_submit_and_get_events(&ring_);
-  // Short of memory, or of room for completions: what completed makes room, and the next call hands over the rest.
-  if (result < 0 && result != -EINTR && result != -EAGAIN && result != -EBUSY) {
-    return ErrnoError(-result, "io_uring failed");
-  }
+  // Without waiting it enters the kernel only if there is something to hand over or to work off.
+  auto entered = CheckEntered(wait ? ::io_uring_submit_and_wait(&ring_, 1) : ::io_uring_submit(&ring_));
+  if (!entered.ok()) return entered;
   unsigned head;
   unsigned count = 0;
   io_uring_cqe* completed;

@@ -47,6 +47,10 @@ class IoRing {
   // Completes, with -ETIME, when the delay is over; `delay` too stays valid until then.
   void Sleep(const __kernel_timespec& delay, Operation& operation);
 
+  // Hands over what was started, and completes nothing. For errors see SubmitAndReap.
+  Result<void> Submit();
+  // Whether SubmitAndReap would complete something without sleeping: a look at memory, which costs no system call.
+  bool HasCompletions() const;
   // Hands over what was started; then, if `wait`, sleeps until something completes; then completes all that has. An
   // error is the kernel's or this program's fault, never the guest's, and leaves requests that never complete: the
   // process has to end.
