@@ -25,13 +25,14 @@ struct Key {
   const char* name;
   Shape shape;
 };
-constexpr std::array<Key, 17> kKeys{{{"name", Shape::kText},
+constexpr std::array<Key, 18> kKeys{{{"name", Shape::kText},
                                      {"memory", Shape::kSize},
                                      {"cpus", Shape::kNumber},
                                      {"kernel", Shape::kText},
                                      {"initrd", Shape::kText},
                                      {"append", Shape::kText},
                                      {"disk", Shape::kDisks},
+                                     {"cloud-init", Shape::kText},
                                      {"console", Shape::kStream},
                                      {"virtio-console", Shape::kStream},
                                      {"debug-console", Shape::kStream},

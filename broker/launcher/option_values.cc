@@ -162,10 +162,25 @@ std::vector<std::string> SplitAtCommas(const std::string& text) {
 }
 
 bool TakesValue(const std::string& word) {
-  static const std::set<std::string> kWords{
-      "-m",       "-c",        "--name",          "--memory",        "--cpus",    "--kernel",
-      "--initrd", "--append",  "--disk",          "--console",       "--display", "--virtio-console",
-      "--config", "--timeout", "--debug-console", "--exit-deadline", "--limit",   "--on-device-failure"};
+  static const std::set<std::string> kWords{"-m",
+                                            "-c",
+                                            "--name",
+                                            "--memory",
+                                            "--cpus",
+                                            "--kernel",
+                                            "--initrd",
+                                            "--append",
+                                            "--disk",
+                                            "--cloud-init",
+                                            "--console",
+                                            "--display",
+                                            "--virtio-console",
+                                            "--config",
+                                            "--timeout",
+                                            "--debug-console",
+                                            "--exit-deadline",
+                                            "--limit",
+                                            "--on-device-failure"};
   return kWords.count(word) != 0;
 }
 
@@ -219,6 +234,32 @@ DiskOption ParseDisk(const std::string& text) {
                      "' is a qcow image (version 1), which can only be read; add readonly, or convert it to qcow2");
   }
   return disk;
+}
+
+CloudInitOption ParseCloudInit(const std::string& text) {
+  CloudInitOption option;
+  const std::vector<std::string> words = SplitAtCommas(text);
+  for (const std::string& word : words) {
+    const size_t equals = word.find('=');
+    const std::string key = word.substr(0, equals), value = equals == std::string::npos ? "" : word.substr(equals + 1);
+    const bool known = std::find(kCloudInitFiles.begin(), kCloudInitFiles.end(), key) != kCloudInitFiles.end();
+    if (key == "hostname") {
+      option.hostname = value;
+    } else if (known) {
+      if (value.empty()) throw UsageError("--cloud-init: " + key + " names a file, as in " + key + "=FILE");
+      option.files[key] = value;
+    } else if (&word == &words.front() && !word.empty()) {
+      option.directory = word;
+    } else {
+      throw UsageError("--cloud-init: unknown word '" + key +
+                       "'; known are user-data, meta-data, network-config, vendor-data and hostname (a comma in a "
+                       "file's name is written ',,')");
+    }
+  }
+  if (option.directory.empty() && !option.files.contains("user-data")) {
+    throw UsageError("--cloud-init: name a folder that has a file user-data, or give user-data=FILE");
+  }
+  return option;
 }
 
 ThrottleOption ParseThrottle(const std::string& text) {

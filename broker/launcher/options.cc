@@ -62,6 +62,7 @@ struct Raw {
   std::string memory = "128M";
   std::string cpus = "1";
   std::vector<std::string> disks;
+  std::string cloud_init;
   std::string console = "stdio";
   std::string virtio_console;
   std::string debug_console = "none";
@@ -90,6 +91,10 @@ void AddRunOptions(CLI::App& app, RunOptions& run, Raw& raw) {
                  "repeatable")
       ->type_name("FILE")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  app.add_option("--cloud-init", raw.cloud_init,
+                 "a disk that tells cloud-init in the guest what to set up: a folder with user-data and, if there, "
+                 "meta-data, network-config and vendor-data, or user-data=FILE[,meta-data=FILE]..; [,hostname=NAME]")
+      ->type_name("DIR|WORDS");
   app.add_option("--console", raw.console, "serial port ttyS0: stdio (default), pty, unix=PATH, file=PATH or none")
       ->type_name("STREAM");
   app.add_option("--virtio-console", raw.virtio_console,
@@ -120,6 +125,10 @@ void AddRunOptions(CLI::App& app, RunOptions& run, Raw& raw) {
 }
 
 void FinishRun(RunOptions& run, const Raw& raw) {
+  if (!raw.cloud_init.empty()) {
+    run.cloud_init = ParseCloudInit(raw.cloud_init);
+    if (run.cloud_init->hostname.empty()) run.cloud_init->hostname = run.name;
+  }
   if (run.name.empty()) run.name = "vm-" + std::to_string(::getpid());
   CheckName(run.name);
   run.memory_bytes = ParseMemory(raw.memory);

@@ -2,7 +2,9 @@
 // The command line of `bulkhead`, as checked values. Launcher, main thread.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -60,6 +62,16 @@ struct LimitOptions {
   uint64_t io_bytes_per_second = 0;
 };
 
+inline constexpr std::array<std::string_view, 4> kCloudInitFiles{"user-data", "meta-data", "network-config",
+                                                                 "vendor-data"};
+
+// What cloud-init in the guest is told, as files of the names that its NoCloud source knows.
+struct CloudInitOption {
+  std::string directory;                     // with files of those names; empty: none
+  std::map<std::string, std::string> files;  // name to path, instead of the directory's
+  std::string hostname;                      // empty: the VM's name if it was given one
+};
+
 struct RunOptions {
   std::string name;
   uint64_t memory_bytes = uint64_t{128} << 20;
@@ -68,6 +80,7 @@ struct RunOptions {
   std::string initrd;  // empty: none
   std::string append;
   std::vector<DiskOption> disks;
+  std::optional<CloudInitOption> cloud_init;
   StreamOption console{StreamOption::Kind::kStdio, ""};
   std::optional<StreamOption> virtio_console;
   StreamOption debug_console;
@@ -112,6 +125,7 @@ CommandLine ParseCommandLine(std::vector<std::string> arguments);
 uint64_t ParseMemory(const std::string& text);  // "512" is MiB; K, M, G, T
 uint32_t ParseCpus(const std::string& text);    // "4", and QEMU's "cpus=4"
 DiskOption ParseDisk(const std::string& text);  // "FILE,word,word=value"; a comma in FILE is written twice
+CloudInitOption ParseCloudInit(const std::string& text);  // "DIR" or "user-data=FILE,..", with hostname=NAME
 // "memory=SIZE,cpu=PERCENT%|PROCESSORS,pids=N,io=BYTES", any of them, into what it names.
 void ParseUids(const std::string& text, RunOptions& run);  // "FIRST-LAST"
 void ParseLimits(const std::string& text, LimitOptions& limits);

@@ -143,6 +143,33 @@ TEST(DiskOption, MistakesInFormatsAndBackingFilesAreRefused) {
   EXPECT_THROW(ParseDisk(many + ",backing=c"), UsageError);
 }
 
+TEST(CloudInitOption, IsAFolderOrFiles) {
+  EXPECT_EQ(ParseCloudInit("seed").directory, "seed");
+  const CloudInitOption files = ParseCloudInit("user-data=a,,b,network-config=net.yaml,hostname=web1");
+  EXPECT_TRUE(files.directory.empty());
+  EXPECT_EQ(files.files, (std::map<std::string, std::string>{{"user-data", "a,b"}, {"network-config", "net.yaml"}}));
+  EXPECT_EQ(files.hostname, "web1");
+  const CloudInitOption both = ParseCloudInit("seed,network-config=other.yaml");
+  EXPECT_EQ(both.directory, "seed");
+  EXPECT_EQ(both.files.size(), 1u);
+}
+
+TEST(CloudInitOption, MistakesAreRefused) {
+  for (const char* text : {"", "meta-data=x", "user-data=", "seed,other", "hostname=web1", "user-data=x,disk=y"}) {
+    EXPECT_THROW(ParseCloudInit(text), UsageError) << text;
+  }
+}
+
+TEST(CloudInitOption, TheHostIsNamedAsTheVmUnlessItHasNone) {
+  const auto hostname = [](std::vector<std::string> words) {
+    words.insert(words.begin(), {"run", "--kernel", "k", "--cloud-init"});
+    return ParseCommandLine(words).run.cloud_init->hostname;
+  };
+  EXPECT_EQ(hostname({"seed", "--name", "web1"}), "web1");
+  EXPECT_EQ(hostname({"seed,hostname=other", "--name", "web1"}), "other");
+  EXPECT_EQ(hostname({"seed"}), "") << "a name made up for each run would make each one a new instance";
+}
+
 TEST(StreamOption, KnowsItsWords) {
   EXPECT_EQ(ParseStream("--console", "none").kind, Kind::kNone);
   EXPECT_EQ(ParseStream("--console", "stdio").kind, Kind::kStdio);

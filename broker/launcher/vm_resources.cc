@@ -5,6 +5,7 @@
 
 #include <cstdio>
 
+#include "broker/launcher/cloud_init.h"
 #include "ipc/rpc.h"
 
 namespace bulkhead::launcher {
@@ -20,6 +21,7 @@ VmResources::VmResources(const RunOptions& options) {
     locks_.Add(disk.image.file);
     for (const OpenImage& backing : disk.backing) locks_.Add(backing.file);
   }
+  if (options.cloud_init) cloud_init_ = MakeCloudInitDisk(*options.cloud_init);
   serial_ = OpenStream("the serial port", options.console);
   if (options.virtio_console) virtio_console_ = OpenStream("the virtio console", *options.virtio_console);
   if (options.debug_console.kind == Kind::kStdio) debug_output_ = debug_.emplace().TakeGuestEnd();
@@ -118,9 +120,13 @@ void VmResources::Fill(const RunOptions& options, const RuntimeDir& directory, c
     out.setInitrdName(options.initrd);
   }
   out.setCommandLine(options.append);
-  auto configs = out.initDisks(static_cast<unsigned>(disks_.size()));
-  for (unsigned i = 0; i < disks_.size(); ++i) {
-    FillDisk(options.disks[i], disks_[i], configs[i]);
+  const auto count = static_cast<unsigned>(disks_.size());
+  auto configs = out.initDisks(count + (cloud_init_ ? 1 : 0));
+  for (unsigned i = 0; i < count; ++i) FillDisk(options.disks[i], disks_[i], configs[i]);
+  // The last, so that the user's own keep their names.
+  if (cloud_init_) {
+    FillDisk({.path = "for cloud-init", .read_only = true, .id = "cloud-init", .queues = 1}, *cloud_init_,
+             configs[count]);
   }
   serial_.Fill(out.initSerial());
   if (options.virtio_console) virtio_console_.Fill(out.initVirtioConsole());

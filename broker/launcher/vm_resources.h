@@ -44,6 +44,7 @@ class VmResources {
   OwnFd kernel_;
   OwnFd initrd_;  // invalid: none
   std::vector<OpenDisk> disks_;
+  std::optional<OpenDisk> cloud_init_;
   DiskLocks locks_;
   std::optional<StdioConsole> terminal_;
   std::optional<StdioConsole> debug_;
