@@ -18,6 +18,8 @@ constexpr uint32_t kWorkersPerThread = 32;
 constexpr size_t kSerialBytes = 20;  // virtio 1.2 §5.2.6: VIRTIO_BLK_T_GET_ID
 // Each costs descriptors and buffers of its process, and each read of what no file above has a step.
 constexpr unsigned kMaxFiles = 16;
+// That unpack for an image with a format.
+constexpr uint32_t kMostHelpers = 2;
 // A format's tables that are kept in memory, and its buffers, beside what every disk needs.
 constexpr uint64_t kFormatMemoryBytes = uint64_t{192} << 20;
 // What of a name leaves room for the rest of a message's line.
@@ -74,10 +76,10 @@ void PlanDisk(Planner& planner, control::DiskConfig::Reader disk, unsigned index
   plan.settings = std::make_unique<capnp::MallocMessageBuilder>();
   auto settings = plan.settings->initRoot<disk::DiskSettings>();
   PlanImages(planner, plan, disk, settings);
-  // One thread serves all queues of an image that has a format.
+  // One thread serves all queues of an image that has a format, and has helpers.
   const bool raw = plan.files.size() == 1 && disk.getFormat() == control::ImageFormat::RAW;
   const unsigned threads = raw ? queues : 1;
-  plan.limits.threads += threads;
+  plan.limits.threads += raw ? threads : threads + kMostHelpers;
   plan.limits.kernel_threads += threads * kWorkersPerThread;
   plan.limits.counts_io = true;
   plan.takes_throttle = true;

@@ -92,7 +92,7 @@ TEST_F(DiskPlan, AnImageWithAFormatHasOneThreadAndMoreMemory) {
   const DevicePlan raw = std::move(Plan([](auto) {}));
   const DevicePlan qcow2 = std::move(Plan([](auto disk) { disk.setFormat(control::ImageFormat::QCOW2); }));
   EXPECT_EQ(raw.limits.threads, PlannedLimits().threads + 4);
-  EXPECT_EQ(qcow2.limits.threads, PlannedLimits().threads + 1);
+  EXPECT_EQ(qcow2.limits.threads, PlannedLimits().threads + 1 + 2) << "and two that unpack";
   EXPECT_LT(qcow2.limits.kernel_threads, raw.limits.kernel_threads);
   EXPECT_EQ(raw.limits.memory_bytes, PlannedLimits().memory_bytes);
   EXPECT_EQ(qcow2.limits.memory_bytes, uint64_t{192} << 20);

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "device-procs/common/block/block_task.h"
+#include "device-procs/common/block/work_pool.h"
 #include "ipc/ring.h"
 
 namespace bulkhead::device {
@@ -20,12 +21,21 @@ constexpr unsigned kOperationsOfFormat = 5;
 // What a thread looks out for before it sleeps: as long as a fast disk's read takes. QEMU's I/O threads do 32 us.
 constexpr int64_t kSpinNs = 50'000;
 
+// That unpack for a disk: enough that one slow cluster does not hold up the next.
+constexpr unsigned kHelpers = 2;
+
 // An image that has one channel is one with a format; else each request is one operation. Beside the requests there are
-// the watches of each queue's kicks and of the commands, and the alarm.
+// the watches of each queue's kicks, of the commands and of the helpers, and the alarm.
 unsigned OperationsOf(const QueueWorkerParts& parts, const BlockImage& image) {
   const unsigned each = image.max_channels() == 1 ? kOperationsOfFormat : 1;
   const auto queues = static_cast<unsigned>(parts.queues.size());
-  return queues * parts.queue_size * each + queues + 2;
+  return queues * parts.queue_size * each + queues + 3;
+}
+
+std::unique_ptr<Offload> MakeOffload(IoRing& ring, const BlockImage& image) {
+  // A raw image has nothing to compute.
+  if (image.max_channels() != 1) return std::make_unique<InlineOffload>();
+  return std::make_unique<WorkPool>(ring, kHelpers);
 }
 
 Task<Result<void>> FlushAll(BlockChannel& channel) {
@@ -96,7 +106,8 @@ class QueueWorker::Engine {
         ring_(OperationsOf(parts, image)),
         commands_(ring_, command_event),
         alarm_(ring_),
-        channel_(image.OpenChannel(ring_)) {
+        offload_(MakeOffload(ring_, image)),
+        channel_(image.OpenChannel(ring_, *offload_)) {
     for (const auto& queue : parts.queues) {
       queues_.push_back(std::make_unique<ServedQueue>(memory, ring_, *channel_, parts, queue));
     }
@@ -210,6 +221,7 @@ class QueueWorker::Engine {
   IoRing ring_;
   Watch commands_;
   Alarm alarm_;
+  std::unique_ptr<Offload> offload_;
   std::unique_ptr<BlockChannel> channel_;
   std::vector<std::unique_ptr<ServedQueue>> queues_;
   Command command_ = Command::kNone;

@@ -43,15 +43,16 @@ class HeaderImage final : public BlockImage {
 
   const BlockGeometry& geometry() const override { return geometry_; }
   unsigned max_channels() const override { return max_channels_; }
-  std::unique_ptr<BlockChannel> OpenChannel(IoRing& ring) override {
+  std::unique_ptr<BlockChannel> OpenChannel(IoRing& ring, Offload& offload) override {
     ++counts_.channels;
-    return std::make_unique<Channel>(*this, ring);
+    return std::make_unique<Channel>(*this, ring, offload);
   }
 
  private:
   class Channel final : public BlockChannel {
    public:
-    Channel(HeaderImage& image, IoRing& ring) : image_(image), raw_(image.raw_->OpenChannel(ring)) {}
+    Channel(HeaderImage& image, IoRing& ring, Offload& offload)
+        : image_(image), raw_(image.raw_->OpenChannel(ring, offload)) {}
     Task<Result<void>> Open() override {
       const int error = co_await ReadFrom(*raw_, 0, header_.data(), header_.size());
       if (error != 0) co_return ErrnoError(error, "'image': read its header");

@@ -2,6 +2,7 @@
 #include "device-procs/img/image_server.h"
 
 #include "device-procs/common/block/qcow2/table_walk.h"
+#include "device-procs/img/convert.h"
 #include "device-procs/img/jobs.h"
 #include "ipc/rpc.h"
 
@@ -161,12 +162,13 @@ Result<qcow2::NewImage> TakeOptions(control::ImageCreate::Reader from) {
 }
 
 Task<Result<void>> CreateAndConvert(OpenImage& from, OpenImage& to, std::optional<qcow2::NewImage> image,
-                                    Preallocation preallocation, ConvertOptions options, Progress& progress) {
+                                    Preallocation preallocation, ConvertOptions options, device::Offload& offload,
+                                    Progress& progress) {
   if (image) {
     Result<void> created = co_await Create(to, std::move(*image), preallocation);
     if (!created.ok()) co_return created;
   }
-  Result<void> converted = co_await Convert(from, to, options, progress);
+  Result<void> converted = co_await Convert(from, to, options, offload, progress);
   co_return converted;
 }
 
@@ -274,7 +276,7 @@ kj::Promise<void> ImageServer::convert(ConvertContext context) {
                                .zero_run_bytes = options.getZeroRunBytes(),
                                .target_reads_zero = options.getTargetReadsZero()};
   return Run(2, [this, made, preallocation, convert] {
-    return CreateAndConvert(image(0), image(1), made, preallocation, convert, worker_.progress());
+    return CreateAndConvert(image(0), image(1), made, preallocation, convert, worker_.offload(), worker_.progress());
   });
 }
 

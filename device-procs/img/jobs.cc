@@ -5,182 +5,18 @@
 #include <cstring>
 
 #include "device-procs/common/block/block_task.h"
-#include "device-procs/common/block/qcow2/compression.h"
 #include "device-procs/common/block/qcow2/table_walk.h"
+#include "device-procs/img/parts.h"
 
 namespace bulkhead::img {
 
 using device::BlockExtent;
-using device::ImageFormat;
 using device::Task;
 using qcow2::Buffer;
 
 namespace {
 
-constexpr uint64_t kChunkBytes = 1 << 20;
 constexpr size_t kMaxMapEntries = 2048;
-
-bool IsZero(const std::byte* bytes, size_t size) {
-  return size == 0 || (bytes[0] == std::byte{0} && std::memcmp(bytes, bytes + 1, size - 1) == 0);
-}
-
-Task<Result<void>> ReadPart(OpenImage& image, uint64_t offset, std::byte* to, uint64_t size_bytes) {
-  // What lies past the end of the shorter of two disks counts as zeroes.
-  const uint64_t end = image.chain->geometry().size_bytes;
-  const uint64_t there = offset < end ? std::min(size_bytes, end - offset) : 0;
-  std::memset(to + there, 0, size_bytes - there);
-  if (there == 0) co_return Result<void>();
-  const int error = co_await device::ReadFrom(*image.channel, offset, to, there);
-  if (error != 0) co_return ErrnoError(error, "reading byte " + std::to_string(offset));
-  co_return Result<void>();
-}
-
-Task<Result<void>> WritePart(OpenImage& image, uint64_t offset, const std::byte* from, uint64_t size_bytes) {
-  const int error = co_await device::WriteTo(*image.channel, offset, from, size_bytes);
-  if (error != 0) co_return ErrnoError(error, "writing byte " + std::to_string(offset));
-  co_return Result<void>();
-}
-
-Task<Result<void>> ZeroPart(OpenImage& image, uint64_t offset, uint64_t size_bytes) {
-  const int error = co_await device::WriteZeroesTo(*image.channel, offset, size_bytes, true);
-  if (error != 0) co_return ErrnoError(error, "writing zeroes at byte " + std::to_string(offset));
-  co_return Result<void>();
-}
-
-Task<Result<void>> Finish(OpenImage& image) {
-  const int error = co_await device::FlushOf(*image.channel);
-  if (error != 0) co_return ErrnoError(error, "flushing the image");
-  Result<void> closed = co_await image.channel->Close();
-  co_return closed;
-}
-
-// Copies chunks, several at a time.
-class Copier {
- public:
-  Copier(OpenImage& from, OpenImage& to, const ConvertOptions& options, Progress& progress)
-      : from_(from), to_(to), options_(options), progress_(progress) {}
-
-  // Waits for room; the chunk is copied while the caller goes on.
-  Task<Result<void>> Add(uint64_t offset, uint64_t size_bytes) {
-    while (running_ >= options_.requests) co_await ended_.Wait();
-    if (failed_) co_return Error{EIO, "a copy failed"};
-    ++running_;
-    copies_.Add(Copy(offset, size_bytes));
-    co_return Result<void>();
-  }
-  Task<Result<void>> Wait() {
-    Result<void> copied = co_await copies_;
-    co_return copied;
-  }
-
- private:
-  Task<Result<void>> Copy(uint64_t offset, uint64_t size_bytes) {
-    Result<void> copied = co_await CopyChunk(offset, size_bytes);
-    progress_.done += size_bytes;
-    if (!copied.ok()) failed_ = true;
-    --running_;
-    ended_.WakeAll();
-    co_return copied;
-  }
-
-  Task<Result<void>> CopyChunk(uint64_t offset, uint64_t size_bytes) {
-    Buffer bytes(size_bytes);
-    Result<void> done = co_await ReadPart(from_, offset, bytes.data(), size_bytes);
-    for (uint64_t at = 0; done.ok() && at < size_bytes;) {
-      const uint64_t zeroes = RunLength(bytes, at, true);
-      if (zeroes != 0) {
-        if (!options_.target_reads_zero) done = co_await ZeroPart(to_, offset + at, zeroes);
-        at += zeroes;
-        continue;
-      }
-      const uint64_t data = RunLength(bytes, at, false);
-      done = co_await WritePart(to_, offset + at, bytes.data() + at, data);
-      at += data;
-    }
-    co_return done;
-  }
-
-  // How far from `at` on the bytes are zeroes, or are not, in steps of the shortest run that counts.
-  uint64_t RunLength(const Buffer& bytes, uint64_t at, bool zero) const {
-    if (options_.zero_run_bytes == 0) return zero ? 0 : bytes.size() - at;
-    uint64_t end = at;
-    while (end < bytes.size()) {
-      const uint64_t step = std::min<uint64_t>(options_.zero_run_bytes, bytes.size() - end);
-      if (IsZero(bytes.data() + end, step) != zero) break;
-      end += step;
-    }
-    return end - at;
-  }
-
-  OpenImage& from_;
-  OpenImage& to_;
-  const ConvertOptions options_;
-  Progress& progress_;
-  device::TaskGroup copies_;
-  device::WaitList ended_;
-  unsigned running_ = 0;
-  bool failed_ = false;
-};
-
-Task<Result<void>> ConvertPlain(OpenImage& from, OpenImage& to, ConvertOptions options, Progress& progress) {
-  Copier copier(from, to, options, progress);
-  const uint64_t size_bytes = from.chain->geometry().size_bytes;
-  Result<void> done;
-  for (uint64_t offset = 0; done.ok() && offset < size_bytes;) {
-    Result<BlockExtent> extent = co_await from.channel->Map(offset, size_bytes - offset);
-    if (!extent.ok()) {
-      done = extent.error();
-      break;
-    }
-    if (extent->zero) {
-      if (!options.target_reads_zero) done = co_await ZeroPart(to, offset, extent->size_bytes);
-      progress.done += extent->size_bytes;
-      offset += extent->size_bytes;
-      continue;
-    }
-    const uint64_t step = std::min(extent->size_bytes, kChunkBytes - offset % kChunkBytes);
-    done = co_await copier.Add(offset, step);
-    offset += step;
-  }
-  Result<void> copied = co_await copier.Wait();
-  if (!copied.ok()) co_return copied;
-  co_return done;
-}
-
-Task<Result<void>> ConvertCompressed(OpenImage& from, OpenImage& to, Progress& progress) {
-  qcow2::Qcow2Channel& target = *to.chain->qcow2();
-  const uint64_t cluster_bytes = target.state().cluster_bytes();
-  const uint64_t size_bytes = from.chain->geometry().size_bytes;
-  qcow2::Packer packer(target.header().compression);
-  Buffer bytes(cluster_bytes);
-  Buffer packed(cluster_bytes);
-  for (uint64_t offset = 0; offset < size_bytes;) {
-    Result<BlockExtent> extent = co_await from.channel->Map(offset, size_bytes - offset);
-    if (!extent.ok()) co_return extent.error();
-    const uint64_t whole = extent->size_bytes / cluster_bytes * cluster_bytes;
-    if (extent->zero && whole != 0) {
-      offset += whole;
-      progress.done = offset;
-      continue;
-    }
-    Result<void> done = co_await ReadPart(from, offset, bytes.data(), cluster_bytes);
-    if (!done.ok()) co_return done;
-    if (!IsZero(bytes.data(), cluster_bytes)) {
-      std::memset(packed.data(), 0, packed.size());
-      const Result<size_t> size = packer.Pack(bytes.span(), packed.span().first(cluster_bytes - 1));
-      if (!size.ok()) co_return size.error();
-      if (*size != 0) {
-        done = co_await target.writer().WriteCompressed(offset, packed, *size);
-      } else {
-        done = co_await WritePart(to, offset, bytes.data(), std::min(cluster_bytes, size_bytes - offset));
-      }
-      if (!done.ok()) co_return done;
-    }
-    offset += std::min(cluster_bytes, size_bytes - offset);
-    progress.done = offset;
-  }
-  co_return Result<void>();
-}
 
 // Gives every cluster of the disk a place in the file, all in order, so that later only data are written.
 // With `space` it takes that on the file system as well.
@@ -251,25 +87,6 @@ Task<Result<void>> Create(OpenImage& image, qcow2::NewImage options, Preallocati
   qcow2::Qcow2Channel& qcow2 = *image.chain->qcow2();
   done = co_await AllocateAll(qcow2, preallocation != Preallocation::kMetadata);
   if (done.ok()) done = co_await Finish(image);
-  co_return done;
-}
-
-Task<Result<void>> Convert(OpenImage& from, OpenImage& to, ConvertOptions options, Progress& progress) {
-  Result<void> done = co_await Open(from);
-  if (done.ok()) done = co_await Open(to);
-  if (!done.ok()) co_return done;
-  const uint64_t size_bytes = from.chain->geometry().size_bytes;
-  if (to.chain->geometry().size_bytes < size_bytes) {
-    co_return Error{EINVAL, "the target's disk is smaller than the source's"};
-  }
-  progress.total = size_bytes;
-  if (options.compress) {
-    if (to.chain->qcow2() == nullptr) co_return Error{EINVAL, "only qcow2 images can be compressed"};
-    done = co_await ConvertCompressed(from, to, progress);
-  } else {
-    done = co_await ConvertPlain(from, to, options, progress);
-  }
-  if (done.ok()) done = co_await Finish(to);
   co_return done;
 }
 

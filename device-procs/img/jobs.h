@@ -26,14 +26,6 @@ device::Task<Result<std::vector<MapEntry>>> Map(OpenImage& image, uint64_t offse
 enum class Preallocation : uint8_t { kOff, kMetadata, kFalloc, kFull };
 device::Task<Result<void>> Create(OpenImage& image, qcow2::NewImage options, Preallocation preallocation);
 
-struct ConvertOptions {
-  bool compress = false;
-  unsigned requests = 8;
-  uint64_t zero_run_bytes = 4096;  // 0: every byte of data is written
-  bool target_reads_zero = false;
-};
-device::Task<Result<void>> Convert(OpenImage& from, OpenImage& to, ConvertOptions options, Progress& progress);
-
 struct Comparison {
   bool same = true;
   bool sizes_differ = false;

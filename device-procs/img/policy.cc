@@ -13,7 +13,7 @@ SyscallPolicy ImgPolicy() {
   policy.Allow(SYS_writev, "RPC");
   policy.Allow(SYS_read, "eventfd: the worker thread's news");
   policy.Allow(SYS_write, "eventfds: news and commands; the log");
-  policy.Allow(SYS_futex, "the two threads' locks");
+  policy.Allow(SYS_futex, "the threads' locks");
   policy.Allow(SYS_close, "descriptors that came with RPC messages; the filter's listener once it is reported");
   policy.Allow(SYS_exit_group, "the end, with the broker");
   policy.Allow(SYS_clock_gettime, "where the vDSO has no fast clock");

@@ -13,6 +13,8 @@ namespace {
 constexpr size_t kStackBytes = 1024 * 1024;
 // What a job has outstanding as a rule; more costs only system calls.
 constexpr unsigned kOperations = 256;
+// That pack and unpack.
+constexpr unsigned kMostHelpers = 4;
 
 struct Start {
   std::function<void()> set_up;
@@ -69,7 +71,8 @@ void WorkerThread::SetUp() {
   ::pthread_setname_np(::pthread_self(), "worker");  // by itself: naming another thread needs /proc
   ring_ = std::make_unique<device::IoRing>(kOperations);
   wake_ = std::make_unique<Wake>(*this, wake_event_.get());
-  for (const auto& chain : chains_) opened_.push_back({chain.get(), chain->OpenChannel(*ring_)});
+  offload_ = std::make_unique<device::WorkPool>(*ring_, kMostHelpers);
+  for (const auto& chain : chains_) opened_.push_back({chain.get(), chain->OpenChannel(*ring_, *offload_)});
   ring_->Enable();
   wake_->Arm();
 }

@@ -13,6 +13,7 @@
 
 #include "device-procs/common/block/image_chain.h"
 #include "device-procs/common/block/task.h"
+#include "device-procs/common/block/work_pool.h"
 #include "ipc/mailbox.h"
 
 namespace bulkhead::img {
@@ -43,6 +44,8 @@ class WorkerThread {
   // Runs a job; `done` is called on the main thread. One at a time.
   void Run(Job job, Done done);
   std::vector<OpenImage>& images() { return opened_; }
+  // For jobs.
+  device::Offload& offload() { return *offload_; }
   Progress& progress() { return progress_; }
 
  private:
@@ -65,6 +68,7 @@ class WorkerThread {
   // The thread's own.
   std::unique_ptr<device::IoRing> ring_;
   std::unique_ptr<Wake> wake_;
+  std::unique_ptr<device::WorkPool> offload_;
   std::vector<OpenImage> opened_;
   Job job_;
 };

@@ -16,8 +16,11 @@
 #include "device-procs/common/block/block_task.h"
 #include "device-procs/common/block/image_chain.h"
 #include "device-procs/common/block/qcow2/buffer.h"
+#include "device-procs/common/block/work_pool.h"
 
 namespace {
+
+constexpr unsigned kHelpers = 2;  // as a VM's disk has
 
 using namespace bulkhead;
 using namespace bulkhead::device;
@@ -126,7 +129,8 @@ int Main(int argc, char** argv) {
   load.write = write;
   ImageChain chain(std::move(files), {});
   IoRing ring(256);
-  const auto channel = chain.OpenChannel(ring);
+  WorkPool helpers(ring, kHelpers);
+  const auto channel = chain.OpenChannel(ring, helpers);
   ring.Enable();
   OrThrow(Await(ring, channel->Open()));
   Runner runner(*channel, chain.geometry().size_bytes, load);

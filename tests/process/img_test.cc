@@ -93,6 +93,33 @@ TEST_F(Img, ConvertsAnyToAnyAsQemuDoes) {
   }
 }
 
+TEST_F(Img, CompressedClustersLieInOrderWhicheverIsPackedFirst) {
+  MakeSource();
+  for (const std::string option : {"cluster_size=4k", "cluster_size=64k", "cluster_size=2M", "compression_type=zstd"}) {
+    for (const char* image : {"image", "again"}) {
+      Do({"convert", "-q", "-c", "-O", "qcow2", "-o", option, Path("raw"), Path(image)});
+    }
+    Judge("cmp image again && qemu-img check -q image && qemu-img compare -F qcow2 raw image");
+    // From one that is compressed to another.
+    Do({"convert", "-q", "-c", "-O", "qcow2", Path("image"), Path("again")});
+    Judge("qemu-img check -q again && qemu-img compare -F qcow2 raw again && rm image again");
+  }
+}
+
+TEST_F(Img, AClusterThatCannotBeUnpackedEndsAConversion) {
+  MakeSource();
+  Do({"convert", "-q", "-c", "-O", "qcow2", Path("raw"), Path("image")});
+  // The last clusters of text, which lie behind those of noise.
+  Judge(
+      "size=$(stat -c %s image) && "
+      "head -c 2048 /dev/zero | tr '\\0' '\\377' | dd of=image bs=1 seek=$((size - 2048)) conv=notrunc");
+  for (const char* format : {"raw", "qcow2"}) {
+    ExpectLine({"convert", "-q", "-O", format, Path("image"), Path("target")}, kFailure, "reading byte");
+    Judge("! test -e target");
+  }
+  ExpectLine({"convert", "-q", "-c", "-O", "qcow2", Path("image"), Path("target")}, kFailure, "reading byte");
+}
+
 TEST_F(Img, ChangesThatQemuFollows) {
   MakeSource();
   std::mt19937_64 random(7);

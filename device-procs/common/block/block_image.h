@@ -14,6 +14,7 @@
 #include <span>
 
 #include "device-procs/common/block/io_ring.h"
+#include "device-procs/common/block/offload.h"
 #include "device-procs/common/block/task.h"
 #include "ipc/result.h"
 
@@ -86,8 +87,9 @@ class BlockImage {
   virtual const BlockGeometry& geometry() const = 0;
   // How many channels it can have; where that is 1, one thread serves the whole disk.
   virtual unsigned max_channels() const = 0;
-  // Adds the image's files to `ring`, which is not yet enabled. Throws FatalError. The image outlives the channel.
-  virtual std::unique_ptr<BlockChannel> OpenChannel(IoRing& ring) = 0;
+  // Adds the image's files to `ring`, which is not yet enabled. What takes long is computed by `offload`. Throws
+  // FatalError. The image and both of these outlive the channel.
+  virtual std::unique_ptr<BlockChannel> OpenChannel(IoRing& ring, Offload& offload) = 0;
 };
 
 }  // namespace bulkhead::device

@@ -33,8 +33,8 @@ struct ImageChain::Layer {
 // Forwards to the topmost format; below it the channels of all files, and the formats on them.
 class ImageChain::Channel final : public BlockChannel {
  public:
-  Channel(ImageChain& image, IoRing& ring) : image_(image) {
-    for (const auto& layer : image.layers_) files_.push_back(layer->file->OpenChannel(ring));
+  Channel(ImageChain& image, IoRing& ring, Offload& offload) : image_(image), offload_(offload) {
+    for (const auto& layer : image.layers_) files_.push_back(layer->file->OpenChannel(ring, offload));
     top_ = files_[0].get();
     image.file_ = top_;
   }
@@ -115,7 +115,7 @@ class ImageChain::Channel final : public BlockChannel {
         log("'" + name + "': " + line);
       };
     }
-    auto format = std::make_unique<qcow2::Qcow2Channel>(file, layer.FileGeometry(), std::move(options));
+    auto format = std::make_unique<qcow2::Qcow2Channel>(file, layer.FileGeometry(), offload_, std::move(options));
     Result<void> opened = co_await format->Open();
     if (!opened.ok()) co_return opened.error();
     if (auto checked = CheckBacking(format->header().backing_file, below); !checked.ok()) co_return checked.error();
@@ -130,7 +130,7 @@ class ImageChain::Channel final : public BlockChannel {
                       "images of qcow version 1 can only be read; open it read-only, or convert it with `bulkhead img "
                       "convert`"};
     }
-    auto format = std::make_unique<qcow1::Qcow1Channel>(file, layer.file->geometry(), below);
+    auto format = std::make_unique<qcow1::Qcow1Channel>(file, layer.file->geometry(), offload_, below);
     Result<void> opened = co_await format->Open();
     if (!opened.ok()) co_return opened.error();
     if (auto checked = CheckBacking(format->backing_file(), below); !checked.ok()) co_return checked.error();
@@ -169,6 +169,7 @@ class ImageChain::Channel final : public BlockChannel {
   }
 
   ImageChain& image_;
+  Offload& offload_;
   std::vector<std::unique_ptr<BlockChannel>> files_;
   std::vector<std::unique_ptr<BlockChannel>> formats_;  // they use the files' channels
   BlockChannel* top_;
@@ -202,6 +203,8 @@ ImageFormat ImageChain::format() const { return layers_[0]->format; }
 
 unsigned ImageChain::max_channels() const { return IsPlain() ? layers_[0]->file->max_channels() : 1; }
 
-std::unique_ptr<BlockChannel> ImageChain::OpenChannel(IoRing& ring) { return std::make_unique<Channel>(*this, ring); }
+std::unique_ptr<BlockChannel> ImageChain::OpenChannel(IoRing& ring, Offload& offload) {
+  return std::make_unique<Channel>(*this, ring, offload);
+}
 
 }  // namespace bulkhead::device

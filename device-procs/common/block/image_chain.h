@@ -55,7 +55,7 @@ class ImageChain final : public BlockImage {
 
   const BlockGeometry& geometry() const override;
   unsigned max_channels() const override;
-  std::unique_ptr<BlockChannel> OpenChannel(IoRing& ring) override;
+  std::unique_ptr<BlockChannel> OpenChannel(IoRing& ring, Offload& offload) override;
 
   // The topmost image itself, where it is qcow2: once the channel is open, on its thread. Null for others.
   qcow2::Qcow2Channel* qcow2() const { return qcow2_; }

@@ -98,8 +98,8 @@ Result<Header> ParseHeader(std::span<const std::byte> bytes) {
 }
 
 Qcow1Channel::Qcow1Channel(device::BlockChannel& file, const device::BlockGeometry& file_geometry,
-                           qcow2::Backing backing)
-    : file_(file), file_end_(RoundUp(file_geometry.size_bytes, kSectorBytes)), backing_(backing) {}
+                           device::Offload& offload, qcow2::Backing backing)
+    : file_(file), file_end_(RoundUp(file_geometry.size_bytes, kSectorBytes)), backing_(backing), unpacking_(offload) {}
 
 Qcow1Channel::~Qcow1Channel() = default;
 
@@ -263,8 +263,8 @@ Task<Result<void>> Qcow1Channel::ReadCompressed(uint64_t in_cluster, Extent exte
   const int error = co_await device::ReadFrom(file_, extent.file_offset - skipped, packed.data(), read_bytes);
   if (error != 0) co_return ErrnoError(error, "reading the image");
   Buffer bytes(cluster_bytes());
-  Result<void> unpacked =
-      unpacker_.Unpack(qcow2::Compression::kZlib, packed.span().subspan(skipped, extent.packed_bytes), bytes.span());
+  Result<void> unpacked = co_await unpacking_.Unpack(qcow2::Compression::kZlib,
+                                                     packed.span().subspan(skipped, extent.packed_bytes), bytes.span());
   if (!unpacked.ok()) co_return unpacked;
   qcow2::CopyTo(to, bytes.data() + in_cluster);
   unpacked_.entry = extent.entry;

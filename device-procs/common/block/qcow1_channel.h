@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "device-procs/common/block/block_image.h"
-#include "device-procs/common/block/qcow2/compression.h"
+#include "device-procs/common/block/qcow2/packing.h"
 #include "device-procs/common/block/qcow2/reader.h"
 #include "device-procs/common/block/qcow2/table_cache.h"
 
@@ -32,8 +32,9 @@ Result<Header> ParseHeader(std::span<const std::byte> bytes);
 
 class Qcow1Channel final : public device::BlockChannel {
  public:
-  // The file's channel reads zeroes past the end. It and what lies below outlive this.
-  Qcow1Channel(device::BlockChannel& file, const device::BlockGeometry& file_geometry, qcow2::Backing backing);
+  // The file's channel reads zeroes past the end. It, what unpacks and what lies below outlive this.
+  Qcow1Channel(device::BlockChannel& file, const device::BlockGeometry& file_geometry, device::Offload& offload,
+               qcow2::Backing backing);
   ~Qcow1Channel() override;
 
   device::Task<Result<void>> Open() override;
@@ -72,7 +73,7 @@ class Qcow1Channel final : public device::BlockChannel {
   std::string backing_file_;
   std::vector<uint64_t> l1_;  // aligned to sectors, in the file
   std::unique_ptr<qcow2::TableCache> cache_;
-  qcow2::Unpacker unpacker_;
+  qcow2::Unpacking unpacking_;
   qcow2::BufferBudget budget_{size_t{4} << 20};
   Unpacked unpacked_;  // small sequential reads unpack a cluster once
   size_t running_ = 0;

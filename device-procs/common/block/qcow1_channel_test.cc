@@ -19,6 +19,7 @@
 namespace bulkhead::qcow1 {
 namespace {
 
+using device::test::LateOffload;
 using device::test::MemoryFile;
 using qcow2::StoreBe32;
 using qcow2::StoreBe64;
@@ -68,7 +69,8 @@ class Qcow1 : public testing::Test {
     files[0].name = "image";
     device::ImageChain chain(std::move(files), {});
     device::IoRing ring(64);
-    const auto channel = chain.OpenChannel(ring);
+    device::InlineOffload offload;
+    const auto channel = chain.OpenChannel(ring, offload);
     ring.Enable();
     std::optional<Result<void>> opened;
     device::Spawn(channel->Open(), [&](Result<void> result) { opened.emplace(std::move(result)); });
@@ -83,7 +85,7 @@ class Qcow1 : public testing::Test {
   }
   Result<void> Open(qcow2::Backing below = {}) {
     disk_ = std::make_unique<Qcow1Channel>(
-        file_, device::BlockGeometry{.size_bytes = file_.bytes.size(), .read_only = true}, below);
+        file_, device::BlockGeometry{.size_bytes = file_.bytes.size(), .read_only = true}, offload_, below);
     return file_.Do(disk_->Open());
   }
   // Pieces of any size, many at a time.
@@ -126,6 +128,7 @@ class Qcow1 : public testing::Test {
   std::string folder_ = "/tmp/bulkhead-qcow1-XXXXXX";
   std::vector<std::byte> model_;
   MemoryFile file_;
+  LateOffload offload_{file_};
   MemoryFile base_;
   std::unique_ptr<Qcow1Channel> disk_;
 };

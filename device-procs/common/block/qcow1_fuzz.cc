@@ -9,6 +9,7 @@ namespace {
 
 using namespace bulkhead;
 using namespace bulkhead::device;
+using bulkhead::device::test::LateOffload;
 using bulkhead::device::test::MemoryFile;
 using bulkhead::fuzz::FuzzInput;
 using bulkhead::fuzz::Require;
@@ -74,7 +75,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   base.bytes.assign(4096, std::byte{0x42});
   qcow2::Backing below;
   if (input.Take<uint8_t>() % 2 == 0) below = {&base, base.bytes.size()};
-  qcow1::Qcow1Channel disk(file, {.size_bytes = file.memory.bytes.size(), .read_only = true}, below);
+  LateOffload offload(file.memory);
+  qcow1::Qcow1Channel disk(file, {.size_bytes = file.memory.bytes.size(), .read_only = true}, offload, below);
   if (!file.memory.Do(disk.Open()).ok()) return 0;
   std::vector<std::unique_ptr<Request>> requests;
   const uint64_t sectors = disk.header().size_bytes / 512;

@@ -92,7 +92,7 @@ RawImage::RawImage(OwnFd file, const BlockGeometry& geometry, const BufferAlignm
 
 RawImage::~RawImage() { ::munmap(zeroes_, RawChannel::kZeroBytes); }
 
-std::unique_ptr<BlockChannel> RawImage::OpenChannel(IoRing& ring) {
+std::unique_ptr<BlockChannel> RawImage::OpenChannel(IoRing& ring, Offload&) {
   return std::make_unique<RawChannel>(ring, file_.get(), ring.AddFile(file_.get()), alignment_, past_end_, zeroes_);
 }
 

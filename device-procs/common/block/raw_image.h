@@ -29,7 +29,7 @@ class RawImage final : public BlockImage {
 
   const BlockGeometry& geometry() const override { return geometry_; }
   unsigned max_channels() const override { return UINT32_MAX; }
-  std::unique_ptr<BlockChannel> OpenChannel(IoRing& ring) override;
+  std::unique_ptr<BlockChannel> OpenChannel(IoRing& ring, Offload& offload) override;
 
  private:
   OwnFd file_;

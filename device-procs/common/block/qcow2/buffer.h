@@ -21,22 +21,26 @@ class Buffer {
   Buffer() = default;
   // Its bytes are not set. The heap of a locked-down process is as large as its users' bounds together.
   explicit Buffer(size_t size_bytes)
-      : bytes_(static_cast<std::byte*>(std::aligned_alloc(kAlignment, RoundedUp(size_bytes)))), size_(size_bytes) {
-    if (bytes_ == nullptr) throw std::bad_alloc();
+      : memory_(static_cast<std::byte*>(std::malloc(size_bytes + kAlignment))), size_(size_bytes) {
+    if (memory_ == nullptr) throw std::bad_alloc();
   }
 
-  std::byte* data() const { return bytes_.get(); }
+  // Aligned here: aligned_alloc looks for more than it then keeps, so that it never finds what the last one of the same
+  // size gave back, and the heap grows.
+  std::byte* data() const {
+    const auto address = reinterpret_cast<uintptr_t>(memory_.get());
+    return memory_.get() + (-address & (kAlignment - 1));
+  }
   size_t size() const { return size_; }
-  std::span<std::byte> span() const { return {bytes_.get(), size_}; }
-  explicit operator bool() const { return bytes_ != nullptr; }
+  std::span<std::byte> span() const { return {data(), size_}; }
+  explicit operator bool() const { return memory_ != nullptr; }
 
  private:
   struct Free {
     void operator()(std::byte* bytes) const { std::free(bytes); }
   };
-  static size_t RoundedUp(size_t size_bytes) { return (size_bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-  std::unique_ptr<std::byte, Free> bytes_;
+  std::unique_ptr<std::byte, Free> memory_;
   size_t size_ = 0;
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One cluster, packed and unpacked: raw deflate or zstd, as qcow2 has them (QEMU, docs/interop/qcow2.txt). Image's
-// thread. What is unpacked is the file's: hostile; memory and time are bounded by the cluster.
+// One cluster, packed and unpacked: raw deflate or zstd, as qcow2 has them (QEMU, docs/interop/qcow2.txt). Any thread,
+// one at a time. What is unpacked is the file's: hostile; memory and time are bounded by the cluster.
 #pragma once
 
 #include <cstddef>

@@ -32,7 +32,8 @@ class Qcow2Hostile : public testing::Test {
   Result<void> Open(Purpose purpose = Purpose::kUse) {
     OpenOptions options;
     options.purpose = purpose;
-    disk_ = std::make_unique<Qcow2Channel>(file_, device::BlockGeometry{.size_bytes = file_.bytes.size()}, options);
+    disk_ = std::make_unique<Qcow2Channel>(file_, device::BlockGeometry{.size_bytes = file_.bytes.size()}, offload_,
+                                           options);
     return file_.Do(disk_->Open());
   }
   int Write(uint64_t offset, uint64_t size_bytes) {
@@ -65,6 +66,7 @@ class Qcow2Hostile : public testing::Test {
   }
 
   MemoryFile file_;
+  device::InlineOffload offload_;
   std::unique_ptr<Qcow2Channel> disk_;
 };
 

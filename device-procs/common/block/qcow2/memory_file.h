@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A file in memory for tests: keeps what is asked of it until it is told to carry it out, in any order, and remembers
-// writes and flushes, so that a test can say what the disk has after a power cut at any of them.
+// writes and flushes, so that a test can say what the disk has after a power cut at any of them. What is computed
+// elsewhere is one more of the things that end late.
 #pragma once
 
 #include <algorithm>
@@ -80,6 +81,9 @@ class MemoryFile final : public BlockChannel {
     });
   }
 
+  // Something else that is carried out among the requests.
+  void Ask(std::function<void()> work) { waiting_.push_back(std::move(work)); }
+
   size_t waiting() const { return waiting_.size(); }
   // Carries out one request, a random one of the first few or the oldest.
   bool Step(std::mt19937_64* random = nullptr) {
@@ -114,7 +118,6 @@ class MemoryFile final : public BlockChannel {
   }
 
  private:
-  void Ask(std::function<void()> work) { waiting_.push_back(std::move(work)); }
   int Apply(Change change) {
     if (fault != 0) return std::exchange(fault, 0);
     if (change.offset + change.bytes.size() > max_bytes) return ENOSPC;
@@ -136,6 +139,36 @@ class MemoryFile final : public BlockChannel {
 
   std::deque<std::function<void()>> waiting_;
   uint64_t next_number_ = 0;
+};
+
+// Computes when the file is told to carry it out, or when the test says so.
+class LateOffload final : public Offload {
+ public:
+  static constexpr unsigned kWidth = 2;
+
+  explicit LateOffload(MemoryFile& file) : file_(file) {}
+
+  bool holding = false;
+  std::deque<Job*> held;
+
+  void Start(Job& job) override {
+    if (holding) return held.push_back(&job);
+    file_.Ask([&job] { Run(job); });
+  }
+  unsigned width() const override { return kWidth; }
+  void Release() {
+    Job& job = *held.front();
+    held.pop_front();
+    Run(job);
+  }
+
+ private:
+  static void Run(Job& job) {
+    job.Compute();
+    job.Completed();
+  }
+
+  MemoryFile& file_;
 };
 
 }  // namespace bulkhead::device::test

@@ -46,8 +46,9 @@ class Qcow2Channel::Direct final : public BlockCompletion {
   uint64_t epoch_ = 0;
 };
 
-Qcow2Channel::Qcow2Channel(device::BlockChannel& file, const device::BlockGeometry& file_geometry, OpenOptions options)
-    : state_(file, file_geometry, options.block_device, options.log), options_(std::move(options)) {}
+Qcow2Channel::Qcow2Channel(device::BlockChannel& file, const device::BlockGeometry& file_geometry,
+                           device::Offload& offload, OpenOptions options)
+    : state_(file, file_geometry, options.block_device, options.log), offload_(offload), options_(std::move(options)) {}
 
 Qcow2Channel::~Qcow2Channel() = default;
 
@@ -62,7 +63,7 @@ Task<Result<void>> Qcow2Channel::Open() {
       state_, [this](std::vector<Freed> freed) { return refcounts_->GiveBack(std::move(freed)); });
   refcounts_ = std::make_unique<Refcounts>(state_, *checkpointer_);
   mapping_ = std::make_unique<Mapping>(state_, *refcounts_, *checkpointer_);
-  reader_ = std::make_unique<Reader>(state_, *mapping_, options_.backing);
+  reader_ = std::make_unique<Reader>(state_, *mapping_, offload_, options_.backing);
   writer_ = std::make_unique<Writer>(state_, *mapping_, *refcounts_, *reader_, options_.backing);
   done = co_await ReadTable("first-level table", header.l1_offset, header.l1_entries, kL1Reserved, state_.l1);
   if (!done.ok()) co_return done;

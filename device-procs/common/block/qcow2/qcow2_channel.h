@@ -29,8 +29,9 @@ struct OpenOptions {
 
 class Qcow2Channel final : public device::BlockChannel {
  public:
-  // The file's channel reads zeroes past the end. It and what lies below outlive this.
-  Qcow2Channel(device::BlockChannel& file, const device::BlockGeometry& file_geometry, OpenOptions options);
+  // The file's channel reads zeroes past the end. It, what unpacks and what lies below outlive this.
+  Qcow2Channel(device::BlockChannel& file, const device::BlockGeometry& file_geometry, device::Offload& offload,
+               OpenOptions options);
   ~Qcow2Channel() override;
 
   device::Task<Result<void>> Open() override;
@@ -68,6 +69,7 @@ class Qcow2Channel final : public device::BlockChannel {
   Direct& TakeDirect(device::BlockCompletion& done);
 
   ImageState state_;
+  device::Offload& offload_;
   const OpenOptions options_;
   // Made when the header is read.
   std::unique_ptr<Checkpointer> checkpointer_;

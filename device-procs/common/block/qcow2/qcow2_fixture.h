@@ -12,12 +12,14 @@
 #include <string>
 
 #include "device-procs/common/block/qcow2/check.h"
+#include "device-procs/common/block/qcow2/compression.h"
 #include "device-procs/common/block/qcow2/create.h"
 #include "device-procs/common/block/qcow2/memory_file.h"
 #include "device-procs/common/block/qcow2/qcow2_channel.h"
 
 namespace bulkhead::qcow2::test {
 
+using device::test::LateOffload;
 using device::test::MemoryFile;
 
 constexpr uint64_t kDiskBytes = 3 << 20;
@@ -67,7 +69,8 @@ class Qcow2Disk : public testing::TestWithParam<Variant> {
     OpenOptions options;
     if (GetParam().backing) options.backing = {&base_, base_.bytes.size()};
     options.log = [](const std::string& line) { ADD_FAILURE() << line; };
-    disk_ = std::make_unique<Qcow2Channel>(file_, device::BlockGeometry{.size_bytes = file_.bytes.size()}, options);
+    disk_ = std::make_unique<Qcow2Channel>(file_, device::BlockGeometry{.size_bytes = file_.bytes.size()}, offload_,
+                                           options);
     OrThrow(file_.Do(disk_->Open()));
   }
   void Pump() {
@@ -101,6 +104,21 @@ class Qcow2Disk : public testing::TestWithParam<Variant> {
       for (uint64_t i = 0; i < read->bytes.size(); ++i) {
         ASSERT_EQ(read->bytes[i], model_[at + i]) << "at byte " << at + i;
       }
+    }
+  }
+  // Compresses each `step`th cluster of a disk that has nothing there.
+  void WriteCompressed(uint64_t step) {
+    const uint64_t cluster = disk_->state().cluster_bytes();
+    Packer packer(Compression::kZlib);
+    for (uint64_t at = 0; at + cluster <= kDiskBytes; at += step * cluster) {
+      std::vector<std::byte> data(cluster);
+      for (size_t i = 0; i < cluster; ++i) data[i] = static_cast<std::byte>(i / 100 + at / cluster);
+      Buffer packed(cluster);
+      std::memset(packed.data(), 0, cluster);
+      const size_t size = OrThrow(packer.Pack(data, packed.span().first(cluster - 1)));
+      if (size == 0) continue;
+      OrThrow(file_.Do(disk_->writer().WriteCompressed(at, packed, size)));
+      std::copy(data.begin(), data.end(), model_.begin() + static_cast<ptrdiff_t>(at));
     }
   }
   // Many requests at the same time, none of which touches what another does.
@@ -181,6 +199,7 @@ class Qcow2Disk : public testing::TestWithParam<Variant> {
 
   std::mt19937_64 random_{1};
   MemoryFile file_;
+  LateOffload offload_{file_};
   MemoryFile base_;
   std::vector<std::byte> model_;
   std::unique_ptr<Qcow2Channel> disk_;

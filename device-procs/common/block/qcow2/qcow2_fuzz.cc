@@ -20,6 +20,7 @@ namespace {
 using namespace bulkhead;
 using namespace bulkhead::device;
 using namespace bulkhead::qcow2;
+using bulkhead::device::test::LateOffload;
 using bulkhead::device::test::MemoryFile;
 using bulkhead::fuzz::FuzzInput;
 using bulkhead::fuzz::Require;
@@ -141,7 +142,8 @@ class Disk {
     file_.read_only = read_only;
     purpose_ = purpose;
     disk_ = std::make_unique<Qcow2Channel>(
-        file_, BlockGeometry{.size_bytes = file_.memory.bytes.size(), .read_only = read_only}, std::move(options));
+        file_, BlockGeometry{.size_bytes = file_.memory.bytes.size(), .read_only = read_only}, offload_,
+        std::move(options));
     const size_t writes = file_.memory.writes;
     if (Do(disk_->Open())) return true;
     Require(file_.memory.writes == writes);
@@ -308,6 +310,7 @@ class Disk {
   FuzzInput& input_;
   WatchedFile file_;
   WatchedFile base_;
+  LateOffload offload_{file_.memory};
   Purpose purpose_ = Purpose::kUse;
   std::unique_ptr<Qcow2Channel> disk_;
   std::list<std::unique_ptr<Request>> requests_;

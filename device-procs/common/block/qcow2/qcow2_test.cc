@@ -53,7 +53,8 @@ void CheckAfterPowerCut(const std::vector<std::byte>& bytes, MemoryFile& base, c
   OpenOptions options;
   options.purpose = Purpose::kCheck;
   if (!base.bytes.empty()) options.backing = {&base, base.bytes.size()};
-  Qcow2Channel disk(file, {.size_bytes = bytes.size()}, options);
+  device::InlineOffload offload;
+  Qcow2Channel disk(file, {.size_bytes = bytes.size()}, offload, options);
   OrThrow(file.Do(disk.Open()));
   const CheckReport report = OrThrow(file.Do(Check(disk, Repair::kNone)));
   ASSERT_EQ(report.corruptions, 0u) << (report.messages.empty() ? "" : report.messages[0]);

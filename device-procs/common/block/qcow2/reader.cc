@@ -93,10 +93,12 @@ void Reader::Forget() {
 }
 
 Task<Result<void>> Reader::ReadCompressed(uint64_t entry, uint64_t in_cluster, std::vector<iovec> to) {
+  while (under_way_.contains(entry)) co_await unpacked_one_.Wait();
   if (const Unpacked* known = Remembered(entry)) {
     CopyTo(to, known->bytes.data() + in_cluster);
     co_return Result<void>();
   }
+  const UnderWay mark(*this, entry);
   const uint64_t generation = generation_;
   const CompressedExtent data = DecodeCompressed(entry, state_.layout());
   // In whole sectors, which the data need not begin with.
@@ -107,8 +109,8 @@ Task<Result<void>> Reader::ReadCompressed(uint64_t entry, uint64_t in_cluster, s
   const int error = co_await device::ReadFrom(state_.file, from, packed.data(), size_bytes);
   if (error != 0) co_return ErrnoError(error, "reading the image");
   Buffer bytes(state_.cluster_bytes());
-  Result<void> unpacked = unpacker_.Unpack(state_.header.compression,
-                                           packed.span().subspan(data.offset - from, data.size_bytes), bytes.span());
+  Result<void> unpacked = co_await unpacking_.Unpack(
+      state_.header.compression, packed.span().subspan(data.offset - from, data.size_bytes), bytes.span());
   if (!unpacked.ok()) co_return unpacked;
   CopyTo(to, bytes.data() + in_cluster);
   if (generation != generation_) co_return Result<void>();

@@ -4,12 +4,13 @@
 #pragma once
 
 #include <array>
+#include <set>
 #include <vector>
 
 #include "device-procs/common/block/block_image.h"
-#include "device-procs/common/block/qcow2/compression.h"
 #include "device-procs/common/block/qcow2/image_state.h"
 #include "device-procs/common/block/qcow2/mapping.h"
+#include "device-procs/common/block/qcow2/packing.h"
 
 namespace bulkhead::qcow2 {
 
@@ -21,7 +22,8 @@ struct Backing {
 
 class Reader {
  public:
-  Reader(ImageState& state, Mapping& mapping, Backing backing) : state_(state), mapping_(mapping), backing_(backing) {}
+  Reader(ImageState& state, Mapping& mapping, device::Offload& offload, Backing backing)
+      : state_(state), mapping_(mapping), backing_(backing), unpacking_(offload) {}
   Reader(const Reader&) = delete;
   Reader& operator=(const Reader&) = delete;
 
@@ -37,6 +39,21 @@ class Reader {
     uint64_t used = 0;
     Buffer bytes;
   };
+  // Of a cluster that is being unpacked: who needs it as well waits for that.
+  class UnderWay {
+   public:
+    UnderWay(Reader& reader, uint64_t entry) : reader_(reader), entry_(entry) { reader.under_way_.insert(entry); }
+    UnderWay(const UnderWay&) = delete;
+    UnderWay& operator=(const UnderWay&) = delete;
+    ~UnderWay() {
+      reader_.under_way_.erase(entry_);
+      reader_.unpacked_one_.WakeAll();
+    }
+
+   private:
+    Reader& reader_;
+    const uint64_t entry_;
+  };
 
   device::Task<Result<uint64_t>> ReadSome(uint64_t offset, const std::vector<iovec>& to, uint64_t skipped);
   device::Task<Result<void>> ReadData(uint64_t file_offset, std::vector<iovec> to);
@@ -46,12 +63,14 @@ class Reader {
   ImageState& state_;
   Mapping& mapping_;
   const Backing backing_;
-  Unpacker unpacker_;
+  Unpacking unpacking_;
   BufferBudget budget_{size_t{8} << 20};
   // Small sequential reads unpack a cluster once.
   std::array<Unpacked, 4> unpacked_;
   uint64_t uses_ = 0;
   uint64_t generation_ = 0;
+  std::set<uint64_t> under_way_;
+  device::WaitList unpacked_one_;
 };
 
 }  // namespace bulkhead::qcow2

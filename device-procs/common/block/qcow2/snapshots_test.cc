@@ -100,18 +100,7 @@ TEST_P(Qcow2Jobs, GrowsAndShrinks) {
 }
 
 TEST_P(Qcow2Jobs, CompressedClustersReadAndAreReplaced) {
-  const uint64_t cluster = disk_->state().cluster_bytes();
-  Packer packer(Compression::kZlib);
-  for (uint64_t at = 0; at + cluster <= kDiskBytes; at += 2 * cluster) {
-    std::vector<std::byte> data(cluster);
-    for (size_t i = 0; i < cluster; ++i) data[i] = static_cast<std::byte>(i / 100 + at / cluster);
-    Buffer packed(cluster);
-    std::memset(packed.data(), 0, cluster);
-    const size_t size = OrThrow(packer.Pack(data, packed.span().first(cluster - 1)));
-    if (size == 0) continue;
-    OrThrow(file_.Do(disk_->writer().WriteCompressed(at, packed, size)));
-    std::copy(data.begin(), data.end(), model_.begin() + static_cast<ptrdiff_t>(at));
-  }
+  WriteCompressed(2);
   Compare();
   OrThrow(file_.Do(disk_->Close()));
   ExpectClean();
