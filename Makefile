@@ -150,6 +150,11 @@ $(BUILD)/tests/rogue: $(call objects,tests/jail/rogue.cc tests/jail/attempts.cc 
   $(foreach d,$(DEVICES),device-procs/$(d)/policy.cc)) $(COMMON_OBJ) $(IPC_OBJ)
 	$(call link,$(CHILD_LIBS))
 
+# Under the name by which the broker starts the real one.
+$(BUILD)/tests/rogue-img/bulkhead-img: $(call objects,tests/jail/rogue_img.cc tests/jail/attempts.cc \
+  device-procs/img/policy.cc device-procs/img/worker_thread.cc) $(BLOCK_OBJ) $(COMMON_OBJ) $(IPC_OBJ)
+	$(call link,$(CHILD_LIBS) $(BLOCK_LIBS))
+
 $(BUILD)/tests/liar: $(call objects,tests/jail/liar.cc device-procs/rng/policy.cc) $(COMMON_OBJ) $(IPC_OBJ)
 	$(call link,$(CHILD_LIBS))
 
@@ -158,7 +163,7 @@ $(BUILD)/tests/image-bench: $(call objects,tests/bench/image_bench.cc) $(BLOCK_O
 	$(call link,$(CHILD_LIBS) $(BLOCK_LIBS))
 
 .PHONY: tests
-tests: all $(addprefix $(BUILD)/tests/,unit process jail rogue liar image-bench)
+tests: all $(addprefix $(BUILD)/tests/,unit process jail rogue rogue-img/bulkhead-img liar image-bench)
 
 .PHONY: deps
 deps:

@@ -119,11 +119,6 @@ uint64_t SizeOverBacking(kj::AsyncIoContext& io, ImgOptions& options) {
 }
 
 int Create(kj::AsyncIoContext& io, ImgOptions options) {
-  if (!options.new_backing.empty() && options.new_backing_format.empty()) {
-    throw UsageError(
-        "-b: say the backing file's format with -F raw or -F qcow2: what its first bytes say, its guest may "
-        "have written");
-  }
   if (!options.new_backing.empty() && !options.unsafe && options.size_bytes) (void)SizeOverBacking(io, options);
   uint64_t size_bytes = options.size_bytes ? *options.size_bytes : SizeOverBacking(io, options);
   size_bytes = (size_bytes + kSectorBytes - 1) / kSectorBytes * kSectorBytes;
@@ -184,6 +179,15 @@ int Check(kj::AsyncIoContext& io, const ImgOptions& options) {
   return report.getLeaks() > report.getLeaksFixed() ? kCheckLeaks : 0;
 }
 
+// What becomes the file below `image`.
+ImgOptions OverNewBacking(const ImgOptions& options, const std::string& image) {
+  ImgOptions over = options;
+  over.file = BesideImage(image, options.new_backing);
+  over.format = ParseImgFormat("-F", options.new_backing_format);
+  over.backing.clear();
+  return over;
+}
+
 int Convert(kj::AsyncIoContext& io, const ImgOptions& options) {
   Chain source = OpenChain(io, options, true);
   uint64_t size_bytes = 0;
@@ -198,6 +202,12 @@ int Convert(kj::AsyncIoContext& io, const ImgOptions& options) {
       {options.other, options.other_format, false,
        options.no_create ? OpenImageFile(options.other, false, true) : MakeImageFile(options.other, made)});
   NewFile file(options.other, made);
+  if (!options.new_backing.empty()) {
+    target.alone = false;
+    for (ChainFile& file : OpenChain(io, OverNewBacking(options, options.other), true).files) {
+      target.files.push_back(std::move(file));
+    }
+  }
   const OpenImage& image = target.files[0].image;
   const bool raw = options.other_format == ImgFormat::kRaw;
   const bool fresh = !options.no_create && !image.block_device;
@@ -232,7 +242,8 @@ int Resize(kj::AsyncIoContext& io, const ImgOptions& options) {
     throw FatalError("image '" + options.file +
                      "': making it smaller loses what lies beyond; add --shrink if you mean it");
   }
-  Chain chain = OpenAlone(options.file, options.format, false, true);
+  const bool below = !options.backing.empty() || options.backing_from_header;
+  Chain chain = below ? OpenChain(io, options, false) : OpenAlone(options.file, options.format, false, true);
   if (format == control::ImageGrant::Format::RAW) {
     SetLength(chain.files[0].image, options.file, size_bytes, ImgOptions::Preallocation::kOff);
   } else {
@@ -337,19 +348,12 @@ int Commit(kj::AsyncIoContext& io, const ImgOptions& options) {
 }
 
 void RebaseData(kj::AsyncIoContext& io, const ImgOptions& options) {
-  ImgOptions over = options;
-  over.file = BesideImage(options.file, options.new_backing);
-  over.format = ParseImgFormat("-F", options.new_backing_format);
-  over.backing.clear();
-  Chain under = OpenChain(io, over, true);
+  Chain under = OpenChain(io, OverNewBacking(options, options.file), true);
   ImgSession session(io, Two(OpenChain(io, options, false), std::move(under)));
   session.Wait(session.worker().rebaseRequest().send(), ShowsProgress(options));
 }
 
 int Rebase(kj::AsyncIoContext& io, const ImgOptions& options) {
-  if (!options.new_backing.empty() && options.new_backing_format.empty()) {
-    throw UsageError("-b: say the backing file's format with -F raw or -F qcow2");
-  }
   if (!options.unsafe) {
     if (options.new_backing.empty())
       throw UsageError("-b \"\": only with -u; use convert to make an image that needs no other");

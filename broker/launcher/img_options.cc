@@ -149,6 +149,11 @@ void AddConvert(CLI::App& convert, Raw& raw) {
   convert.add_option("-m,--requests", raw.options.requests, "requests at one time, 1 to 16 (default 8)")
       ->check(CLI::Range(1, 16))
       ->type_name("N");
+  convert
+      .add_option("-B,--target-backing", raw.options.new_backing,
+                  "make the target over this file, of what it does not have already")
+      ->type_name("FILE");
+  convert.add_option("-F,--backing-format", raw.options.new_backing_format, "that file's format")->type_name("FMT");
   convert.add_option("-S,--sparse", raw.sparse, "as many zeroes become a hole (default 4k; 0: none do)")
       ->type_name("SIZE");
   AddCreateWords(convert, raw);
@@ -199,6 +204,7 @@ void AddOthers(const std::function<CLI::App*(const char*, const char*, Job)>& ad
   AddFormat(*resize, raw);
   resize->add_flag("--shrink", raw.options.shrink, "it may lose what lies beyond");
   resize->add_flag("-q,--quiet", raw.options.quiet, "say nothing");
+  AddBacking(*resize, raw);
   AddFile(*resize, raw);
   resize->add_option("SIZE", raw.size, "10G, or +2G, or -2G")->required()->type_name("");
   CLI::App* map = add("map", "where an image's data are", Job::kMap);
@@ -267,6 +273,13 @@ ImgOptions Finish(Raw raw) {
   if (makes && made == ImgFormat::kQcow) throw UsageError("images of format qcow can only be read; make a qcow2");
   if (makes && made == ImgFormat::kRaw && (!options.new_backing.empty() || options.compress)) {
     throw UsageError("a raw image has no backing file and is not compressed; give the format qcow2");
+  }
+  if (!options.new_backing.empty() && options.new_backing_format.empty()) {
+    throw UsageError(
+        "say the backing file's format with -F raw or -F qcow2: what its first bytes say, its guest may have written");
+  }
+  if (makes && !options.new_backing.empty() && options.preallocation != ImgOptions::Preallocation::kOff) {
+    throw UsageError("-o preallocation: what is allocated would hide the backing file");
   }
   if (!options.backing.empty() && options.backing_from_header) {
     throw UsageError("give either --backing or --backing-from-header");

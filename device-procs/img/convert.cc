@@ -151,6 +151,42 @@ Task<Result<void>> ConvertPlain(OpenImage& from, OpenImage& to, const ConvertOpt
   co_return done;
 }
 
+// Of one chunk the clusters that the target, over its backing file, does not show already.
+Task<Result<void>> CopyDifferences(OpenImage& from, OpenImage& to, uint64_t cluster_bytes, uint64_t offset,
+                                   uint64_t size_bytes) {
+  Buffer wanted(size_bytes);
+  Buffer there(size_bytes);
+  Result<void> done = co_await ReadPart(from, offset, wanted.data(), size_bytes);
+  if (done.ok()) done = co_await ReadPart(to, offset, there.data(), size_bytes);
+  for (uint64_t at = 0; done.ok() && at < size_bytes; at += cluster_bytes) {
+    const std::byte* const cluster = wanted.data() + at;
+    const uint64_t step = std::min(cluster_bytes, size_bytes - at);
+    if (std::memcmp(cluster, there.data() + at, step) == 0) continue;
+    if (IsZero(cluster, step)) {
+      done = co_await ZeroPart(to, offset + at, step);
+    } else {
+      done = co_await WritePart(to, offset + at, cluster, step);
+    }
+  }
+  co_return done;
+}
+
+Task<Result<void>> ConvertOver(OpenImage& from, OpenImage& to, const ConvertOptions& options, Progress& progress) {
+  Copies copies(options.requests, progress);
+  const uint64_t cluster_bytes = to.chain->qcow2()->state().cluster_bytes();
+  const uint64_t chunk_bytes = std::max(cluster_bytes, kChunkBytes);
+  const uint64_t size_bytes = from.chain->geometry().size_bytes;
+  Result<void> done;
+  for (uint64_t offset = 0; done.ok() && offset < size_bytes; offset += chunk_bytes) {
+    done = co_await copies.Room();
+    const uint64_t step = std::min(chunk_bytes, size_bytes - offset);
+    if (done.ok()) copies.Add(CopyDifferences(from, to, cluster_bytes, offset, step), step);
+  }
+  Result<void> copied = co_await copies.Wait();
+  if (!copied.ok()) co_return copied;
+  co_return done;
+}
+
 // Several clusters are packed at a time; they are written one after the other, each where the one before ends.
 class PackedCopier {
  public:
@@ -158,6 +194,7 @@ class PackedCopier {
       : from_(from),
         to_(to),
         target_(*to.chain->qcow2()),
+        over_(target_.backing().channel != nullptr),
         cluster_bytes_(target_.state().cluster_bytes()),
         packing_(offload, target_.header().compression),
         // While some are packed the next are read and the last are written.
@@ -179,12 +216,22 @@ class PackedCopier {
     Buffer packed(cluster_bytes_);
     Result<void> done = co_await ReadPart(from_, offset, bytes.data(), cluster_bytes_);
     const bool zero = done.ok() && IsZero(bytes.data(), cluster_bytes_);
+    // Without a file below it the target shows zeroes so far.
+    bool same = zero;
+    if (done.ok() && over_) {
+      done = co_await ReadPart(to_, offset, packed.data(), cluster_bytes_);
+      same = std::memcmp(bytes.data(), packed.data(), cluster_bytes_) == 0;
+    }
     Result<size_t> size = size_t{0};
-    if (done.ok() && !zero) size = co_await packing_.Pack(bytes.span(), packed.span().first(cluster_bytes_ - 1));
+    if (done.ok() && !zero && !same) {
+      size = co_await packing_.Pack(bytes.span(), packed.span().first(cluster_bytes_ - 1));
+    }
     if (!size.ok()) done = size.error();
     while (written_ != number) co_await turn_.Wait();
-    if (done.ok() && !zero && !copies_.failed()) {
-      if (*size != 0) {
+    if (done.ok() && !same && !copies_.failed()) {
+      if (zero) {
+        done = co_await ZeroPart(to_, offset, size_bytes);
+      } else if (*size != 0) {
         std::memset(packed.data() + *size, 0, qcow2::RoundUp(*size, qcow2::kSectorBytes) - *size);
         done = co_await target_.writer().WriteCompressed(offset, packed, *size);
       } else {
@@ -199,6 +246,7 @@ class PackedCopier {
   OpenImage& from_;
   OpenImage& to_;
   qcow2::Qcow2Channel& target_;
+  const bool over_;
   const uint64_t cluster_bytes_;
   qcow2::Packing packing_;
   Copies copies_;
@@ -209,6 +257,7 @@ class PackedCopier {
 
 Task<Result<void>> ConvertCompressed(OpenImage& from, OpenImage& to, device::Offload& offload, Progress& progress) {
   PackedCopier copier(from, to, offload, progress);
+  const bool over = to.chain->qcow2()->backing().channel != nullptr;
   const uint64_t cluster_bytes = to.chain->qcow2()->state().cluster_bytes();
   const uint64_t size_bytes = from.chain->geometry().size_bytes;
   Pieces pieces(from, cluster_bytes);
@@ -220,7 +269,7 @@ Task<Result<void>> ConvertCompressed(OpenImage& from, OpenImage& to, device::Off
       break;
     }
     const uint64_t whole = piece->size_bytes / cluster_bytes * cluster_bytes;
-    if (piece->zero && whole != 0) {
+    if (piece->zero && whole != 0 && !over) {
       progress.done += whole;
       offset += whole;
       continue;
@@ -246,9 +295,16 @@ Task<Result<void>> Convert(OpenImage& from, OpenImage& to, ConvertOptions option
     co_return Error{EINVAL, "the target's disk is smaller than the source's"};
   }
   progress.total = size_bytes;
+  const qcow2::Qcow2Channel* const target = to.chain->qcow2();
+  const bool over = target != nullptr && target->backing().channel != nullptr;
+  if (target != nullptr && !over && !target->header().backing_file.empty()) {
+    co_return Error{EINVAL, "the target has a backing file; give that with -B"};
+  }
+  if (options.compress && target == nullptr) co_return Error{EINVAL, "only qcow2 images can be compressed"};
   if (options.compress) {
-    if (to.chain->qcow2() == nullptr) co_return Error{EINVAL, "only qcow2 images can be compressed"};
     done = co_await ConvertCompressed(from, to, offload, progress);
+  } else if (over) {
+    done = co_await ConvertOver(from, to, options, progress);
   } else {
     done = co_await ConvertPlain(from, to, options, progress);
   }

@@ -19,6 +19,8 @@
 #include <cstring>
 #include <thread>
 
+#include "broker/image_job.h"
+#include "ipc/image.capnp.h"
 #include "ipc/mailbox.h"
 #include "ipc/rpc.h"
 #include "tests/jail/attempts.h"
@@ -78,8 +80,8 @@ class AttemptTest : public testing::Test {
   };
   // Made by a rogue in the place of a process of this name.
   Outcome Make(const Attempt& attempt, const std::string& name) {
-    const std::string settings =
-        std::string(attempt.name) + " " + std::to_string(targets_.victim) + " " + targets_.file + " " + targets_.socket;
+    if (name.starts_with("img")) return MakeFromImg(attempt, name.ends_with("unfiltered"));
+    const std::string settings = Orders(attempt);
     DeviceProcess process(*io_, {.configure = [this](auto config) { Configure(config); },
                                  .plan = PlannerOf(name),
                                  .executable = test::BuildDir() + "/tests/rogue",
@@ -99,6 +101,45 @@ class AttemptTest : public testing::Test {
     process.channel().MarkDead();
     vcpu.join();
     return outcome;
+  }
+
+  void ExpectStoppedAndNamed(const std::string& kind) {
+    for (const Attempt& attempt : Attempts()) {
+      const Outcome outcome = Make(attempt, kind);
+      EXPECT_FALSE(outcome.got_through) << attempt.name << " from " << kind;
+      EXPECT_NE(outcome.death.find("forbidden system call"), std::string::npos)
+          << attempt.name << " from " << kind << ": " << outcome.death;
+    }
+  }
+  void ExpectStoppedByTheWallBehind(const std::string& kind) {
+    for (const Attempt& attempt : Attempts()) {
+      if (attempt.second_wall == nullptr) continue;
+      EXPECT_FALSE(Make(attempt, kind).got_through) << attempt.name << " from " << kind << ": " << attempt.second_wall;
+    }
+  }
+
+  // The same in the place of the process that works for `bulkhead img`, whose image is one that it may only read.
+  Outcome MakeFromImg(const Attempt& attempt, bool unfiltered) {
+    capnp::MallocMessageBuilder message;
+    auto file = message.initRoot<capnp::List<control::ImageChain>>(1)[0].initFiles(1)[0];
+    const OwnFd image(::open(targets_.file.c_str(), O_RDONLY | O_CLOEXEC));
+    file.setFile(ShareFile(image.get()));
+    file.setName((unfiltered ? "unfiltered " : "") + Orders(attempt));
+    file.setReadOnly(true);
+    broker::ImageJob job(*io_, test::BuildDir() + "/tests/rogue-img",
+                         message.getRoot<capnp::List<control::ImageChain>>().asReader());
+    auto lives = job.worker().infoRequest().send().then(
+        [](auto response) -> kj::Promise<Outcome> {
+          return Outcome{response.getInfo().getVirtualBytes() == 1, ""};
+        },
+        // How it died is told below.
+        [](kj::Exception&&) -> kj::Promise<Outcome> { return kj::NEVER_DONE; });
+    auto died = job.WhenDead().then([](std::string how) { return Outcome{false, std::move(how)}; });
+    return lives.exclusiveJoin(kj::mv(died)).wait(io_->waitScope);
+  }
+  std::string Orders(const Attempt& attempt) const {
+    return std::string(attempt.name) + " " + std::to_string(targets_.victim) + " " + targets_.file + " " +
+           targets_.socket;
   }
 
   // The disk's image is one that it may only read.
@@ -146,23 +187,17 @@ TEST_F(AttemptTest, EachWorksWhereNothingStandsInItsWay) {
 }
 
 TEST_F(AttemptTest, EachIsStoppedByTheFilterOfEachKindOfProcessAndNamed) {
-  for (const char* kind : {"rng", "disk0", "console", "chipset", "vcpu-runner"}) {
-    for (const Attempt& attempt : Attempts()) {
-      const Outcome outcome = Make(attempt, kind);
-      EXPECT_FALSE(outcome.got_through) << attempt.name << " from " << kind;
-      EXPECT_NE(outcome.death.find("forbidden system call"), std::string::npos)
-          << attempt.name << " from " << kind << ": " << outcome.death;
-    }
-  }
+  for (const char* kind : {"rng", "disk0", "console", "chipset", "vcpu-runner"}) ExpectStoppedAndNamed(kind);
 }
 
 TEST_F(AttemptTest, EachIsStoppedByTheWallBehindTheFilter) {
-  for (const Attempt& attempt : Attempts()) {
-    if (attempt.second_wall == nullptr) continue;
-    for (const char* kind : {"disk0-unfiltered", "rng-unfiltered"}) {
-      EXPECT_FALSE(Make(attempt, kind).got_through) << attempt.name << " from " << kind << ": " << attempt.second_wall;
-    }
-  }
+  for (const char* kind : {"disk0-unfiltered", "rng-unfiltered"}) ExpectStoppedByTheWallBehind(kind);
+}
+
+// Needs no KVM.
+TEST_F(AttemptTest, EachIsStoppedInTheProcessThatWorksOnImages) {
+  ExpectStoppedAndNamed("img");
+  ExpectStoppedByTheWallBehind("img-unfiltered");
 }
 
 }  // namespace

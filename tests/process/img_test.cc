@@ -149,12 +149,13 @@ TEST_F(Img, ChangesThatQemuFollows) {
     Do({"snapshot", "-d", "before", Path("top")});
     if (options.find("compat=0.10") == std::string::npos) {
       Do({"resize", "-q", Path("top"), "+4M"});
-      Judge("truncate -s +4M model");
-      write();
-      judge();
     } else {
-      ExpectLine({"resize", "-q", Path("top"), "+4M"}, kFailure, "compat=1.1");
+      ExpectLine({"resize", "-q", Path("top"), "+4M"}, kFailure, "--backing");
+      Do({"resize", "-q", "--backing", Path("base"), Path("top"), "+4M"});
     }
+    Judge("truncate -s +4M model");
+    write();
+    judge();
     Do({"resize", "-q", "--shrink", Path("top"), "-6M"});
     Judge("truncate -s -6M model");
     judge();
@@ -164,6 +165,53 @@ TEST_F(Img, ChangesThatQemuFollows) {
     Do({"commit", "-q", "--backing", Path("other"), Path("top")});
     Judge("qemu-img check -q top && qemu-img check -q other && qemu-img compare -f qcow2 -F raw top model");
     Judge("rm -f other");
+  }
+}
+
+TEST_F(Img, ConvertsWhatABackingFileDoesNotHave) {
+  MakeSource();
+  // The base lacks the end, has data where the source has none, and differs here and there.
+  Judge(
+      "head -c 20M raw >base && yes | dd of=base bs=64k seek=150 count=10 iflag=fullblock conv=notrunc && "
+      "dd if=/dev/urandom of=base bs=512 seek=77 count=1 conv=notrunc && "
+      "qemu-img convert -O qcow2 base base.qcow2");
+  for (const std::vector<std::string>& way : {std::vector<std::string>{"-B", "base.qcow2", "-F", "qcow2"},
+                                              {"-B", "base", "-F", "raw", "-c"},
+                                              {"-o", "backing_file=base,backing_fmt=raw,compat=0.10,cluster_size=4k"},
+                                              {"-B", "base", "-F", "raw", "-o", "cluster_size=2M"}}) {
+    std::vector<std::string> words{"convert", "-q", "-O", "qcow2"};
+    words.insert(words.end(), way.begin(), way.end());
+    words.insert(words.end(), {Path("raw"), Path("top")});
+    Do(words);
+    Judge("qemu-img check -q top && qemu-img convert -O raw top out && cmp out raw && rm out");
+    if (way.back().find("2M") == std::string::npos) Judge("[ $(stat -c %s top) -lt 4000000 ]");
+    // Into one that is there.
+    Judge("cp raw other && dd if=/dev/zero of=other bs=64k count=3 conv=notrunc");
+    ExpectLine({"convert", "-q", "-n", "-O", "qcow2", Path("other"), Path("top")}, kFailure, "-B");
+    const std::string base = way[1] == "base.qcow2" ? "base.qcow2" : "base";
+    Do({"convert", "-q", "-n", "-O", "qcow2", "-B", base, "-F", base == "base" ? "raw" : "qcow2", Path("other"),
+        Path("top")});
+    Judge("qemu-img check -q top && qemu-img convert -O raw top out && cmp out other && rm top out");
+  }
+  // As QEMU makes one.
+  Judge("qemu-img convert -O qcow2 -B base -F raw raw top");
+  EXPECT_EQ(Run({"compare", "--backing", Path("base"), Path("top"), Path("raw")}).status, 0);
+  ExpectLine({"convert", "-O", "qcow2", "-B", "base", Path("raw"), Path("out")}, kWrongCommandLine, "-F");
+  Judge("! test -e out");
+}
+
+TEST_F(Img, WhatALargerDiskGainsIsZeroes) {
+  Judge("yes base | head -c 8M >base");
+  for (const std::string options : {"compat=1.1", "compat=0.10", "compat=0.10,cluster_size=4k"}) {
+    for (const std::string size : {"2M", "2100224"}) {
+      Judge("rm -f top && qemu-img create -f qcow2 -b base -F raw -o " + options + " top " + size + " && head -c " +
+            size + " base >model && truncate -s 11M model");
+      if (options != "compat=1.1" || size != "2M") {
+        ExpectLine({"resize", "-q", Path("top"), "11M"}, kFailure, "--backing");
+      }
+      Do({"resize", "-q", "--backing-from-header", Path("top"), "11M"});
+      Judge("qemu-img check -q top && qemu-img convert -O raw top out && cmp out model");
+    }
   }
 }
 

@@ -21,7 +21,8 @@
 namespace bulkhead::device {
 
 struct BlockGeometry {
-  uint64_t size_bytes = 0;  // a multiple of the logical block size
+  uint64_t size_bytes = 0;    // a multiple of the logical block size
+  uint64_t stored_bytes = 0;  // of an image's file: what it takes up, without its holes
   uint32_t logical_block_bytes = 512;
   uint32_t physical_block_bytes = 4096;  // what writes are best aligned to; a multiple of the logical size
   bool read_only = false;

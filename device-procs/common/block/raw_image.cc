@@ -54,6 +54,7 @@ BlockGeometry MeasureDevice(int fd) {
       ::ioctl(fd, BLKPBSZGET, &physical) != 0) {
     ThrowErrno("measure the block device");
   }
+  geometry.stored_bytes = geometry.size_bytes;
   geometry.logical_block_bytes = static_cast<uint32_t>(logical);
   geometry.physical_block_bytes = std::max(physical, geometry.logical_block_bytes);
   return geometry;
@@ -103,6 +104,7 @@ std::unique_ptr<RawImage> OpenRawImage(OwnFd fd, const RawImageOptions& options)
     geometry = MeasureDevice(file.fd);
   } else {
     geometry = {.size_bytes = static_cast<uint64_t>(file.status.st_size),
+                .stored_bytes = static_cast<uint64_t>(file.status.st_blocks) * kSectorBytes,
                 .logical_block_bytes = kSectorBytes,
                 .physical_block_bytes = kUsualBlockBytes};
   }

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <optional>
-#include <set>
+#include <utility>
 
 #include "device-procs/common/block/qcow2/snapshots.h"
 #include "device-procs/common/block/qcow2/table_walk.h"
@@ -16,6 +16,8 @@ using device::Task;
 // Clusters that are counted in one walk through all tables: 32 MiB of counts, 512 GiB of the usual clusters.
 constexpr uint64_t kWindow = uint64_t{8} << 20;
 constexpr size_t kMaxMessages = 100;
+// References of snapshots that are gathered, so that a table that many of them share is read once: 8 MiB.
+constexpr size_t kMaxNamed = size_t{1} << 20;
 
 class Checker {
  public:
@@ -31,9 +33,11 @@ class Checker {
     if (repair_ == Repair::kAll) TakeOutBadBlocks();
     report_.total_clusters = DivideUp(state_.header.size_bytes, state_.cluster_bytes());
     const uint64_t clusters = DivideUp(state_.file_end, state_.cluster_bytes());
-    for (first_ = 0; first_ < clusters; first_ += kWindow) {
+    for (first_ = 0; first_ < End(); first_ += kWindow) {
+      Result<void> counted = state_.work.StartWalk(DivideUp(End(), kWindow));
+      if (!counted.ok()) co_return counted.error();
       counts_.assign(std::min(kWindow, clusters - first_), 0);
-      Result<void> counted = co_await CountEverything();
+      counted = co_await CountEverything();
       if (counted.ok()) counted = co_await Compare();
       if (!counted.ok()) co_return counted.error();
       first_pass_ = false;
@@ -49,17 +53,32 @@ class Checker {
   // What is no refcount block of its own must not be written as one.
   void TakeOutBadBlocks() {
     const uint32_t bits = state_.layout().cluster_bits;
-    std::set<uint64_t> taken{0};
+    // Sorted: tables are large enough that sets of what they name would not fit into the process.
+    std::vector<uint64_t> taken{0};
     const auto take = [&](uint64_t offset, uint64_t size_bytes) {
-      for (uint64_t at = 0; at < size_bytes; at += state_.cluster_bytes()) taken.insert((offset + at) >> bits);
+      for (uint64_t at = 0; at < size_bytes; at += state_.cluster_bytes()) taken.push_back((offset + at) >> bits);
     };
     take(state_.header.l1_offset, uint64_t{state_.header.l1_entries} * sizeof(uint64_t));
     take(state_.header.refcount_table_offset, state_.header.refcount_table_bytes());
-    for (const uint64_t entry : state_.l1.entries) taken.insert((entry & kOffsetMask) >> bits);
+    taken.reserve(taken.size() + state_.l1.entries.size());
+    for (const uint64_t entry : state_.l1.entries) taken.push_back((entry & kOffsetMask) >> bits);
+    std::sort(taken.begin(), taken.end());
+
+    const std::vector<uint64_t>& entries = state_.refcounts.entries;
+    std::vector<size_t> blocks;
+    blocks.reserve(entries.size());
+    for (size_t block = 0; block < entries.size(); ++block) {
+      if (entries[block] != 0) blocks.push_back(block);
+    }
+    // Of those with the same place the first may stay.
+    std::stable_sort(blocks.begin(), blocks.end(), [&](size_t a, size_t b) { return entries[a] < entries[b]; });
     const uint64_t end = DivideUp(state_.file_end, state_.cluster_bytes());
-    for (size_t block = 0; block < state_.refcounts.entries.size(); ++block) {
-      const uint64_t offset = state_.refcounts.entries[block];
-      if (offset == 0 || (offset >> bits < end && taken.insert(offset >> bits).second)) continue;
+    uint64_t last = 0;
+    for (const size_t block : blocks) {
+      const uint64_t offset = entries[block];
+      const uint64_t cluster = offset >> bits;
+      const bool first = std::exchange(last, cluster) != cluster;
+      if (first && cluster < end && !std::binary_search(taken.begin(), taken.end(), cluster)) continue;
       Corruption("the refcount block at byte " + std::to_string(offset) + " cannot be there");
       state_.refcounts.Set(block, 0);
       ++report_.corruptions_fixed;
@@ -75,17 +94,26 @@ class Checker {
     Say("ERROR: " + message);
   }
 
-  // One reference to each cluster of a range; the first walk says which lie past the end.
-  void Count(uint64_t offset, uint64_t clusters, const char* what) {
+  // After the last cluster of the file that a refcount block counts, or that the first walk found named.
+  uint64_t End() const {
+    uint64_t blocks = state_.refcounts.entries.size();
+    while (blocks != 0 && state_.refcounts.entries[blocks - 1] == 0) --blocks;
+    const uint64_t counted = blocks * state_.layout().block_entries();
+    return std::min(DivideUp(state_.file_end, state_.cluster_bytes()), std::max(counted, named_end_));
+  }
+
+  // References to each cluster of a range; the first walk says which lie past the end.
+  void Count(uint64_t offset, uint64_t clusters, const char* what, uint64_t times = 1) {
     const uint64_t first = offset >> state_.layout().cluster_bits;
     const uint64_t end = DivideUp(state_.file_end, state_.cluster_bytes());
     if (first >= end || clusters > end - first) {
       Corruption(std::string(what) + " at byte " + std::to_string(offset) + " lies past the end of the file");
     }
+    named_end_ = std::max(named_end_, first + clusters);
     for (uint64_t cluster = std::max(first, first_); cluster < first + clusters; ++cluster) {
       if (cluster - first_ >= counts_.size()) return;
       uint32_t& count = counts_[cluster - first_];
-      if (count != UINT32_MAX) ++count;
+      count += static_cast<uint32_t>(std::min<uint64_t>(times, UINT32_MAX - count));
     }
   }
   void CountBytes(uint64_t offset, uint64_t size_bytes, const char* what) {
@@ -94,6 +122,9 @@ class Checker {
 
   Task<Result<void>> CountEverything() {
     const Header& header = state_.header;
+    uint64_t of_snapshots = 0;
+    for (const Snapshot& snapshot : snapshots_.snapshots) of_snapshots += snapshot.l1_entries;
+    if (Result<void> checked = state_.work.Affords(of_snapshots); !checked.ok()) co_return checked;
     Count(0, 1, "the header");
     CountBytes(header.refcount_table_offset, header.refcount_table_bytes(), "the refcount table");
     for (const uint64_t entry : state_.refcounts.entries) {
@@ -101,43 +132,69 @@ class Checker {
     }
     CountBytes(header.snapshots_offset, snapshots_.size_bytes, "the table of snapshots");
     CountBytes(header.l1_offset, uint64_t{header.l1_entries} * sizeof(uint64_t), "the first-level table");
-    Result<void> counted = co_await CountTables(state_.l1.entries, true);
+    Result<void> counted = co_await CountActive();
     if (!counted.ok()) co_return counted;
     for (const Snapshot& snapshot : snapshots_.snapshots) {
       CountBytes(snapshot.l1_offset, uint64_t{snapshot.l1_entries} * sizeof(uint64_t), "a snapshot's table");
       Result<std::vector<uint64_t>> l1 = co_await ReadEntries(state_, snapshot.l1_offset, snapshot.l1_entries);
+      if (state_.work.exceeded()) co_return l1.error();
       if (!l1.ok()) {
         Corruption(l1.error().message);
         continue;
       }
-      counted = co_await CountTables(std::move(*l1), false);
+      counted = co_await Name(std::move(*l1));
       if (!counted.ok()) co_return counted;
     }
-    co_return Result<void>();
+    counted = co_await CountNamed();
+    co_return counted;
   }
 
-  Task<Result<void>> CountTables(std::vector<uint64_t> l1, bool active) {
-    for (uint64_t i = 0; i < l1.size(); ++i) {
-      const uint64_t table = l1[i] & kOffsetMask;
+  Task<Result<void>> CountActive() {
+    for (uint64_t i = 0; i < state_.l1.entries.size(); ++i) {
+      const uint64_t table = state_.l1.entries[i] & kOffsetMask;
       if (table == 0) continue;
-      Count(table, 1, "a second-level table");
-      Result<std::vector<uint64_t>> entries = co_await ReadEntries(state_, table, state_.layout().l2_entries());
-      if (!entries.ok()) {
-        Corruption(entries.error().message);
-        continue;
+      Result<void> counted = co_await CountTable(table, 1, true);
+      if (counted.ok() && first_pass_) {
+        counted = co_await CheckFlag(table, (state_.l1.entries[i] & kCopied) != 0, "second-level table");
       }
-      if (active && first_pass_) {
-        Result<void> checked = co_await CheckFlag(table, (l1[i] & kCopied) != 0, "second-level table");
-        if (!checked.ok()) co_return checked;
-      }
-      Result<void> counted = co_await CountEntries(std::move(*entries), active);
       if (!counted.ok()) co_return counted;
     }
     co_return Result<void>();
   }
 
-  Task<Result<void>> CountEntries(std::vector<uint64_t> entries, bool active) {
-    for (const uint64_t entry : entries) {
+  Task<Result<void>> Name(std::vector<uint64_t> l1) {
+    for (const uint64_t entry : l1) {
+      if ((entry & kOffsetMask) != 0) named_.push_back(entry & kOffsetMask);
+      if (named_.size() < kMaxNamed) continue;
+      Result<void> counted = co_await CountNamed();
+      if (!counted.ok()) co_return counted;
+    }
+    co_return Result<void>();
+  }
+
+  // What was gathered; where it comes in parts, so do the counts.
+  Task<Result<void>> CountNamed() {
+    std::sort(named_.begin(), named_.end());
+    for (auto first = named_.begin(); first != named_.end();) {
+      const auto next = std::upper_bound(first, named_.end(), *first);
+      Result<void> counted = co_await CountTable(*first, static_cast<uint64_t>(next - first), false);
+      if (!counted.ok()) co_return counted;
+      first = next;
+    }
+    named_.clear();
+    co_return Result<void>();
+  }
+
+  // A second-level table that is named so many times, and what it refers to.
+  Task<Result<void>> CountTable(uint64_t table, uint64_t times, bool active) {
+    Count(table, 1, "a second-level table", times);
+    Result<std::vector<uint64_t>> entries = co_await ReadEntries(state_, table, state_.layout().l2_entries());
+    if (state_.work.exceeded()) co_return entries.error();
+    if (!entries.ok()) {
+      Corruption(entries.error().message);
+      co_return Result<void>();
+    }
+    for (const uint64_t entry : *entries) {
       const bool compressed = (entry & kCompressed) != 0;
       if (!compressed && ((entry & kL2Reserved) != 0 || (entry & kOffsetMask & state_.layout().cluster_mask()) != 0)) {
         Corruption("the table entry " + std::to_string(entry) + " cannot be");
@@ -145,7 +202,7 @@ class Checker {
       }
       const ClusterRange range = RangeOf(entry, state_.layout());
       if (range.clusters == 0) continue;
-      Count(range.offset, range.clusters, "data");
+      Count(range.offset, range.clusters, "data", times);
       if (!active || !first_pass_) continue;
       Statistics(range.offset, compressed);
       if (compressed) continue;
@@ -240,6 +297,8 @@ class Checker {
   CheckReport report_;
   uint64_t first_ = 0;  // cluster of the window
   bool first_pass_ = true;
+  uint64_t named_end_ = 1;  // after the last cluster that anything refers to, the header at least
+  std::vector<uint64_t> named_;
   std::vector<uint32_t> counts_;
   uint64_t next_offset_ = 0;
   uint64_t wrong_flags_ = 0;

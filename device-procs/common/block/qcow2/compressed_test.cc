@@ -109,22 +109,6 @@ TEST_P(Qcow2Compressed, AClusterThatCannotBeUnpackedFailsWhoReadsItOnly) {
   EXPECT_EQ(again->error, EIO);
 }
 
-TEST_P(Qcow2Compressed, WhatIsReplacedMeanwhileIsNotRemembered) {
-  offload_.holding = true;
-  const auto before = Start(false, 0, cluster_);
-  Pump();
-  ASSERT_EQ(offload_.held.size(), 1u);
-  const auto written = Start(true, 0, cluster_, std::byte{0x33});
-  Pump();
-  ASSERT_TRUE(written->ended);
-  offload_.Release();
-  Pump();
-  EXPECT_TRUE(before->ended);
-  const auto after = Start(false, 0, cluster_);
-  Pump();
-  EXPECT_EQ(after->bytes, std::vector<std::byte>(cluster_, std::byte{0x33}));
-}
-
 constexpr Variant kCompressedVariants[] = {
     {.name = "Plain"},
     {.name = "Version2", .version = 2, .cluster_bits = 12},

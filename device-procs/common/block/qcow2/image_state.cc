@@ -51,7 +51,8 @@ ImageState::ImageState(device::BlockChannel& the_file, const device::BlockGeomet
       block_device(device),
       log(std::move(the_log)),
       read_only(file_geometry.read_only),
-      file_end(file_geometry.size_bytes) {}
+      file_end(file_geometry.size_bytes),
+      work(file_geometry.stored_bytes) {}
 
 Error ImageState::Corrupt(const std::string& what) {
   if (!corrupt) {

@@ -243,6 +243,10 @@ void Qcow2Channel::WriteZeroes(uint64_t offset, uint64_t size_bytes, bool unmap,
 Task<Result<device::BlockExtent>> Qcow2Channel::Map(uint64_t offset, uint64_t size_bytes) {
   Result<Extent> found = co_await mapping_->Find(offset, size_bytes);
   if (!found.ok()) co_return found.error();
+  const uint64_t first = offset >> state_.layout().cluster_bits;
+  const uint64_t looked_at =
+      mapping_->HasTable(first) ? DivideUp(found->size_bytes, state_.cluster_bytes()) : uint64_t{1};
+  if (Result<void> spent = state_.work.Spend(looked_at); !spent.ok()) co_return spent.error();
   device::BlockExtent extent{.size_bytes = found->size_bytes, .file_offset = {}};
   const uint64_t in_cluster = offset & state_.layout().cluster_mask();
   switch (found->kind) {

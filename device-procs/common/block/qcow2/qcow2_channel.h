@@ -44,6 +44,7 @@ class Qcow2Channel final : public device::BlockChannel {
   device::Task<Result<void>> Close() override;
 
   const Header& header() const { return state_.header; }
+  const Backing& backing() const { return options_.backing; }
   // For those who work on the image as a whole while nothing else does.
   ImageState& state() { return state_; }
   Refcounts& refcounts() { return *refcounts_; }

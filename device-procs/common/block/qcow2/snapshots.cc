@@ -147,6 +147,12 @@ Task<Result<void>> CountAll(Qcow2Channel& image, const std::vector<uint64_t>& l1
   co_return Result<void>();
 }
 
+// Before anything is changed for it: whether what a first-level table leads to can be counted.
+Result<void> AffordsCounting(ImageState& state, const std::vector<uint64_t>& l1) {
+  const auto named = std::count_if(l1.begin(), l1.end(), [](uint64_t entry) { return (entry & kOffsetMask) != 0; });
+  return state.work.Affords(static_cast<uint64_t>(named) * state.layout().l2_entries());
+}
+
 std::vector<Snapshot>::iterator FindSnapshot(std::vector<Snapshot>& snapshots, const std::string& which) {
   const auto by_id = std::find_if(snapshots.begin(), snapshots.end(), [&](const Snapshot& s) { return s.id == which; });
   if (by_id != snapshots.end()) return by_id;
@@ -304,6 +310,7 @@ Task<Result<void>> CreateSnapshot(Qcow2Channel& image, std::string name, int64_t
   snapshot.disk_bytes = state.header.size_bytes;
   // What is counted is read past the cache.
   Result<void> done = co_await image.checkpointer().Settle();
+  if (done.ok()) done = AffordsCounting(state, state.l1.entries);
   if (done.ok()) done = co_await SetDirty(state, true);
   if (!done.ok()) co_return done;
   done = co_await AddSnapshot(image, std::move(*table), std::move(snapshot));
@@ -322,6 +329,7 @@ Task<Result<void>> ApplySnapshot(Qcow2Channel& image, std::string which) {
   // What is counted is read past the cache, and nothing that was given up before may come back.
   Result<void> done = co_await image.checkpointer().Settle();
   if (done.ok()) done = CheckUsable(state, *snapshot, l1->entries);
+  if (done.ok()) done = AffordsCounting(state, l1->entries);
   if (done.ok()) done = co_await SetDirty(state, true);
   if (!done.ok()) co_return done;
   done = co_await BecomeSnapshot(image, l1->entries, snapshot->disk_bytes);
@@ -340,6 +348,7 @@ Task<Result<void>> DeleteSnapshot(Qcow2Channel& image, std::string which) {
   if (!l1.ok()) co_return l1.error();
   table->snapshots.erase(found);
   Result<void> done = co_await image.checkpointer().Settle();
+  if (done.ok()) done = AffordsCounting(state, l1->entries);
   if (done.ok()) done = co_await SetDirty(state, true);
   if (!done.ok()) co_return done;
   done = co_await RemoveSnapshot(image, std::move(*table), snapshot, l1->entries);

@@ -10,10 +10,12 @@ using device::Task;
 namespace {
 
 constexpr uint64_t kPieceBytes = 64 * 1024;
+constexpr const char* kGiveBacking = "give that with --backing FILE, or add --backing-from-header";
 
 // Makes the flags of one second-level table true.
 Task<Result<void>> UpdateCopiedIn(Qcow2Channel& image, uint64_t table) {
   ImageState& state = image.state();
+  if (Result<void> spent = state.work.Spend(state.layout().l2_entries()); !spent.ok()) co_return spent;
   const uint64_t slice_entries = state.cache->slice_bytes() / sizeof(uint64_t);
   for (uint64_t index = 0; index < state.layout().l2_entries();) {
     const uint64_t at = table + index / slice_entries * state.cache->slice_bytes();
@@ -78,6 +80,7 @@ ClusterRange RangeOf(uint64_t entry, const Layout& layout) {
 }
 
 Task<Result<std::vector<uint64_t>>> ReadEntries(ImageState& state, uint64_t offset, uint64_t entries) {
+  if (Result<void> spent = state.work.Spend(entries); !spent.ok()) co_return spent.error();
   const uint64_t size_bytes = entries * sizeof(uint64_t);
   const uint64_t end = RoundUp(state.file_end, state.cluster_bytes());
   const bool lies_in_file = offset < end && size_bytes <= end - offset;
@@ -185,25 +188,38 @@ Task<Result<void>> SetBacking(Qcow2Channel& image, std::string file, std::string
 
 namespace {
 
-// What a larger disk gains is zeroes, even where its backing file is that long; an error where that cannot be had.
+// What a larger disk gains is zeroes, even where its backing file is that long; an error where that cannot be had:
+// where zeroes have to be written, what lies below has to be known.
 Task<Result<void>> MayHideBeyond(Qcow2Channel& image, uint64_t old_bytes) {
   ImageState& state = image.state();
-  if (state.header.backing_file.empty()) co_return Result<void>();
+  if (state.header.backing_file.empty() || image.backing().channel != nullptr) co_return Result<void>();
   if (state.header.version < 3) {
-    co_return Error{ENOTSUP, "a version 2 image cannot hide what its backing file has; convert it to compat=1.1"};
+    co_return Error{ENOTSUP,
+                    std::string("in a version 2 image zeroes have to hide what its backing file has; ") + kGiveBacking};
   }
   if ((old_bytes & state.layout().cluster_mask()) == 0) co_return Result<void>();
   Result<Extent> last = co_await image.mapping().Find(old_bytes - kSectorBytes, kSectorBytes);
   if (!last.ok()) co_return last.error();
   if (last->kind != Extent::Kind::kUnallocated) co_return Result<void>();
-  co_return Error{ENOTSUP, "its last cluster is its backing file's and would show more of it; write to it first"};
+  co_return Error{ENOTSUP,
+                  std::string("its last cluster is its backing file's and would show more of it; ") + kGiveBacking};
 }
 
-Task<Result<void>> HideBeyond(Qcow2Channel& image, uint64_t old_bytes, uint64_t new_bytes) {
+// The image has its new size in memory, where nobody sees it yet.
+Task<Result<void>> HideBeyond(Qcow2Channel& image, uint64_t old_bytes) {
+  const Header& header = image.header();
+  if (header.backing_file.empty()) co_return Result<void>();
   const uint64_t cluster_bytes = image.state().cluster_bytes();
-  if (image.header().backing_file.empty()) co_return Result<void>();
+  const uint64_t shown_end = std::min(header.size_bytes, image.backing().size_bytes);
+  // Version 2 knows no zeroes but data; a part of a cluster is data too.
+  const uint64_t data_end = header.version < 3 ? shown_end : std::min(shown_end, RoundUp(old_bytes, cluster_bytes));
+  if (old_bytes < data_end) {
+    Result<void> written = co_await image.writer().WriteZeroes(old_bytes, data_end - old_bytes, false);
+    if (!written.ok()) co_return written;
+  }
+  if (header.version < 3) co_return Result<void>();
   const uint64_t first = DivideUp(old_bytes, cluster_bytes);
-  Result<void> hidden = co_await image.writer().HideBacking(first, DivideUp(new_bytes, cluster_bytes) - first);
+  Result<void> hidden = co_await image.writer().HideBacking(first, DivideUp(header.size_bytes, cluster_bytes) - first);
   co_return hidden;
 }
 
@@ -238,13 +254,13 @@ Task<Result<void>> Resize(Qcow2Channel& image, uint64_t disk_bytes, bool shrink)
     done = co_await ReplaceL1(image, std::move(grown), old_bytes);
     if (!done.ok()) co_return done;
   }
-  if (disk_bytes > old_bytes) {
-    done = co_await HideBeyond(image, old_bytes, disk_bytes);
-    if (!done.ok()) co_return done;
-  }
-  done = co_await image.checkpointer().Run();
-  if (!done.ok()) co_return done;
   state.header.size_bytes = disk_bytes;
+  if (disk_bytes > old_bytes) done = co_await HideBeyond(image, old_bytes);
+  if (done.ok()) done = co_await image.checkpointer().Run();
+  if (!done.ok()) {
+    state.header.size_bytes = old_bytes;
+    co_return done;
+  }
   done = co_await WriteHeaderSector(state);
   if (done.ok()) done = co_await image.checkpointer().Settle();
   co_return done;
