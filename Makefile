@@ -51,7 +51,7 @@ SCHEMA_HEADERS := $(SCHEMAS:%=$(GEN)/%.h)
 SCHEMA_OBJECTS := $(SCHEMAS:%=$(BUILD)/obj/gen/%.o)
 schema_objects = $(patsubst %,$(BUILD)/obj/gen/%.o,$(wildcard $(addsuffix /*.capnp,$(1))))
 
-DEVICES := chipset console disk img rng
+DEVICES := chipset console disk img net rng
 IPC_SRC := $(call sources,ipc)
 COMMON_SRC := $(call sources,device-procs/common)
 # Image formats: only in the processes that read images.
@@ -78,7 +78,7 @@ $(GEN)/%.capnp.h $(GEN)/%.capnp.c++: %.capnp
 	@echo "  CAPNP   $<"
 	@capnp compile -oc++:$(GEN) --src-prefix=. -I. $<
 $(GEN)/ipc/broker.capnp.h: ipc/control.capnp
-$(GEN)/device-procs/disk/disk_settings.capnp.h: ipc/control.capnp
+$(GEN)/device-procs/disk/disk_settings.capnp.h $(GEN)/device-procs/net/net_settings.capnp.h: ipc/control.capnp
 
 $(GEN)/vcpu-runner/boot/dsdt_aml.h: vcpu-runner/boot/dsdt.asl
 	@mkdir -p $(@D)

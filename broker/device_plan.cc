@@ -47,6 +47,7 @@ std::vector<std::unique_ptr<DevicePlan>> PlanDevices(control::VmConfig::Reader c
   PlanChipset(planner);
   PlanConsole(planner);
   PlanDisks(planner);
+  PlanNets(planner);
   PlanRng(planner);
   return planner.Take();
 }

@@ -90,6 +90,7 @@ class Planner {
 void PlanChipset(Planner& planner);
 void PlanConsole(Planner& planner);
 void PlanDisks(Planner& planner);
+void PlanNets(Planner& planner);
 void PlanRng(Planner& planner);
 
 // All kinds; the chipset first, since the host bridge is function 00.0.

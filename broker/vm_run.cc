@@ -289,7 +289,8 @@ kj::Promise<void> VmRun::Throttle(const std::string& device, control::DiskThrott
     request.setLimits(limits);
     return calls_.wrap(request.send().ignoreResult());
   }
-  return Failure("the VM has no disk '" + PlainLine(device) + "'; it has " + (known.empty() ? "none" : known));
+  return Failure("the VM has no disk or network interface '" + PlainLine(device) + "'; it has " +
+                 (known.empty() ? "none" : known));
 }
 
 void VmRun::FillMemory(control::MemoryGrant::Builder out) const {

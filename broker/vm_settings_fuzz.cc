@@ -46,6 +46,11 @@ bool AllArrive(control::VmConfig::Reader config) {
       if (!arrives(backing.getFile())) return false;
     }
   }
+  for (auto net : config.getNets()) {
+    for (auto tap : net.getTaps()) {
+      if (!arrives(tap)) return false;
+    }
+  }
   return arrives(config.getKernel()) && arrives(config.getInitrd()) && all(config.getSerial()) &&
          all(config.getVirtioConsole()) && arrives(config.getDebugConsole());
 }

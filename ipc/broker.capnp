@@ -37,6 +37,16 @@ struct DiskConfig {
   throttle @9 :Control.DiskThrottle;
 }
 
+struct NetConfig {
+  taps @0 :List(Control.File); # one tap, opened once for each pair of queues
+  name @1 :Text;               # the tap's, for messages
+  mac @2 :Data;                # 6 bytes
+  mtu @3 :UInt16;              # the tap's
+  anyMac @4 :Bool;             # the guest may send from other MAC addresses
+  ipAddresses @5 :List(Data);  # 4 or 16 bytes: all that it may send from; empty: any
+  throttle @6 :Control.DiskThrottle;   # of each direction; an operation is a packet
+}
+
 struct StreamConfig {
   # The outside of a console: where the guest's bytes go to and come from.
   input @0 :Control.File;      # null: nothing ever arrives
@@ -72,6 +82,7 @@ struct VmConfig {
   firstUid @16 :UInt32;                # started by root: the ids that its processes get
   uidCount @17 :UInt32;                # 0: the default range
   requireFullSandbox @18 :Bool;        # else a host without all walls is only told of
+  nets @19 :List(NetConfig);
 }
 
 struct ExitReport {
@@ -112,7 +123,7 @@ interface VmControl {
   waitForEnd @3 () -> (report :ExitReport);
   pause @4 () -> ();
   resume @5 () -> ();                  # also the first start
-  throttle @6 (device :Text, limits :Control.DiskThrottle) -> ();   # "disk0": new limits instead of those it has
+  throttle @6 (device :Text, limits :Control.DiskThrottle) -> ();   # "disk0", "net0": new limits instead of those it has
 }
 
 interface Broker {

@@ -80,9 +80,9 @@ struct DeviceGrants {
 }
 
 struct DiskThrottle {
-  # What a guest may ask of a disk, over all its queues; a rate of 0: no limit.
+  # What a guest may ask of a disk, over all its queues, or of a network interface in each direction; a rate of 0: no limit.
   bytesPerSecond @0 :UInt64;       # read and written
-  bytesBurst @1 :UInt64;           # what an idle disk may do at once; 0: what the rate gives in a tenth of a second
+  bytesBurst @1 :UInt64;           # what an idle device may do at once; 0: what the rate gives in a tenth of a second
   operationsPerSecond @2 :UInt64;
   operationsBurst @3 :UInt64;
 }
@@ -108,7 +108,7 @@ interface Device {
   attach @5 (port :UInt8, input :File, output :File) -> ();   # console: a new outside
   load @6 () -> ();                    # once, before the first resume: reads what it was given that may be hostile;
                                        # fails with one line if it cannot be used
-  throttle @7 (limits :DiskThrottle) -> ();   # disk: instead of those it has, at once
+  throttle @7 (limits :DiskThrottle) -> ();   # disk, net: instead of those it has, at once
 }
 
 struct RunnerGrants {

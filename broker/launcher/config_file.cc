@@ -20,12 +20,12 @@
 namespace bulkhead::launcher {
 namespace {
 
-enum class Shape { kText, kSize, kNumber, kSwitch, kDisks, kStream, kLimits };
+enum class Shape { kText, kSize, kNumber, kSwitch, kDisks, kNets, kStream, kLimits };
 struct Key {
   const char* name;
   Shape shape;
 };
-constexpr std::array<Key, 18> kKeys{{{"name", Shape::kText},
+constexpr std::array<Key, 19> kKeys{{{"name", Shape::kText},
                                      {"memory", Shape::kSize},
                                      {"cpus", Shape::kNumber},
                                      {"kernel", Shape::kText},
@@ -33,6 +33,7 @@ constexpr std::array<Key, 18> kKeys{{{"name", Shape::kText},
                                      {"append", Shape::kText},
                                      {"disk", Shape::kDisks},
                                      {"cloud-init", Shape::kText},
+                                     {"net", Shape::kNets},
                                      {"console", Shape::kStream},
                                      {"virtio-console", Shape::kStream},
                                      {"debug-console", Shape::kStream},
@@ -95,6 +96,16 @@ std::string DiskWords(const toml::value& table) {
   return file + words;
 }
 
+// {tap = "tap0", ip = ["192.0.2.7", "2001:db8::7"]} as --net's "tap=tap0,ip=192.0.2.7+2001:db8::7".
+std::string NetWords(const toml::value& table) {
+  std::string words;
+  for (const auto& [key, value] : table.as_table()) {
+    words += (words.empty() ? "" : ",") + key + "=" + fmt::format("{}", fmt::join(Texts(value), "+"));
+  }
+  if (words.empty()) throw UsageError("a network interface needs tap = \"NAME\" or bridge = \"NAME\"");
+  return words;
+}
+
 // {memory = "4G", cpu = 1.5} as --limit's "memory=4G,cpu=1.5".
 std::string LimitWords(const toml::value& table) {
   std::string words;
@@ -114,14 +125,16 @@ std::vector<std::string> Words(const Key& key, const toml::value& value) {
     if (value.as_boolean()) return {option};
     return {};
   }
-  if (key.shape == Shape::kDisks) {
+  if (key.shape == Shape::kDisks || key.shape == Shape::kNets) {
+    const bool disks = key.shape == Shape::kDisks;
     std::vector<std::string> words;
-    const auto add = [&](const toml::value& disk) {
-      words.push_back(option + "=" + (disk.is_table() ? DiskWords(disk) : Text(disk)));
-      ParseDisk(words.back().substr(option.size() + 1));
+    const auto add = [&](const toml::value& device) {
+      const std::string text = !device.is_table() ? Text(device) : disks ? DiskWords(device) : NetWords(device);
+      disks ? (void)ParseDisk(text) : (void)ParseNet(text);
+      words.push_back(option + "=" + text);
     };
     if (value.is_array()) {
-      for (const toml::value& disk : value.as_array()) add(disk);
+      for (const toml::value& device : value.as_array()) add(device);
     } else {
       add(value);
     }

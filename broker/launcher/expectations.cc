@@ -12,9 +12,10 @@ namespace bulkhead::launcher {
 namespace {
 
 constexpr unsigned kAnyNumber = ~0U;
-// A disk's: what the broker says of them is believed no further.
-constexpr unsigned kMaxQueues = 16;
+// What the broker says of them is believed no further.
+constexpr unsigned kMaxQueues = 17;
 constexpr unsigned kMaxDiskFiles = 16;
+constexpr unsigned kMaxTapQueues = 8;
 constexpr uint64_t kMemoryOfVcpu = uint64_t{4} << 20;
 
 // Standard input and output, the log, the connection to the broker, and the control plane's event loop.
@@ -47,6 +48,7 @@ const std::vector<Expectation>& Table() {
                   {FdKind::kFile, kAnyNumber},
                   {FdKind::kBlockDevice, kAnyNumber},
                   {FdKind::kTerminal, kAnyNumber},
+                  {FdKind::kTap, kAnyNumber},
                   {FdKind::kDirectory, 4},  // of the VM's control socket, of the helpers, and cgroups
                   {FdKind::kEventfd, kAnyNumber},
                   {FdKind::kEpoll, 1},
@@ -92,6 +94,19 @@ const std::vector<Expectation>& Table() {
                         {FdKind::kEventfd, 8, 0, 0, 6},
                         {FdKind::kIoUring, 0, 0, 0, 1},
                         {FdKind::kGuestMemory, 1}}})},
+      {.kind = "net",
+       .executable = "bulkhead-net",
+       .guest_memory = GuestMemoryUse::kAlways,
+       .tasks = {.fixed = 6, .per_queue = 1},
+       .files = kMaxTapQueues,
+       .counts_files = true,
+       // Of a pair's thread: its event loop, what stops that, its mailbox.
+       .bounds = Join({kEveryChild,
+                       kEveryDevice,
+                       {{FdKind::kTap, 0, 0, 0, 0, 2},
+                        {FdKind::kEventfd, 12, 0, 0, 6},
+                        {FdKind::kEpoll, 0, 0, 0, 1},
+                        {FdKind::kGuestMemory, 1}}})},
       {.kind = "rng",
        .executable = "bulkhead-rng",
        .guest_memory = GuestMemoryUse::kAlways,
@@ -100,10 +115,12 @@ const std::vector<Expectation>& Table() {
   return table;
 }
 
-// A disk has at most one thread and one io_uring for each queue; the others' queues cost nothing of their own.
+// A disk has at most one thread and one io_uring for each queue, a network interface a thread for each pair; the
+// others' queues cost nothing of their own.
 unsigned QueuesOf(const ProcessFacts& process) {
   const Expectation* expected = FindExpectation(process.name);
-  return expected != nullptr && expected->kind == "disk" ? std::min(process.granted.queues, kMaxQueues) : 0;
+  const bool counts = expected != nullptr && (expected->kind == "disk" || expected->kind == "net");
+  return counts ? std::min(process.granted.queues, kMaxQueues) : 0;
 }
 
 // Compares one process; every difference gets its name in front.

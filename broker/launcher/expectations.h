@@ -14,8 +14,9 @@
 
 namespace bulkhead::launcher {
 
-// At most fixed + per_device * (device processes) + per_vcpu * (vCPUs) + per_queue * (queues: a disk's own, for the
-// vcpu-runner those of all disks) + per_file * (files that it was given) descriptors of a kind.
+// At most fixed + per_device * (device processes) + per_vcpu * (vCPUs) + per_queue * (queues: a disk's or a network
+// interface's own, for the vcpu-runner those of all of them) + per_file * (files that it was given) descriptors of a
+// kind.
 struct FdBound {
   FdKind kind;
   unsigned fixed = 0;

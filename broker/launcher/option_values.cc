@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include "broker/launcher/option_words.h"
 #include "broker/launcher/options.h"
 
 namespace bulkhead::launcher {
@@ -23,11 +24,6 @@ constexpr uint64_t kMaxTasks = 4194304;      // of Linux: PID_MAX_LIMIT
 constexpr uint64_t kMinIoBytes = 64 << 10;   // less would stop every guest
 constexpr uint32_t kMinCpuThousandths = 10;  // the least quota that the kernel takes
 constexpr uint64_t kMaxLimitCpus = 8192;     // as many as Linux knows
-
-bool ParseNumber(std::string_view text, uint64_t& value) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc() && end == text.data() + text.size() && !text.empty();
-}
 
 // A number with K, M, G or T behind it, without one of them shifted by `plain_shift`.
 bool ParseSize(std::string_view text, unsigned plain_shift, uint64_t& bytes) {
@@ -89,30 +85,6 @@ void AddBacking(DiskOption& disk, const std::string& path) {
   disk.backing.push_back({.path = path, .format = FormatByName(path)});
 }
 
-// Whether `key` is one of a throttle's.
-bool SetThrottleWord(const std::string& what, ThrottleOption& throttle, const std::string& key,
-                     const std::string& value) {
-  const std::map<std::string, uint64_t*> words{{"bps", &throttle.bytes_per_second},
-                                               {"bps-burst", &throttle.bytes_burst},
-                                               {"iops", &throttle.operations_per_second},
-                                               {"iops-burst", &throttle.operations_burst}};
-  const auto word = words.find(key);
-  if (word == words.end()) return false;
-  if (!ParseSize(value, 0, *word->second)) {
-    throw UsageError(what + ": " + key + "='" + value + "' is not a number such as 500, 64K or 10M; 0 is no limit");
-  }
-  return true;
-}
-
-void CheckBursts(const std::string& what, const ThrottleOption& throttle) {
-  if (throttle.bytes_burst != 0 && throttle.bytes_per_second == 0) {
-    throw UsageError(what + ": bps-burst says how much may be saved up of a limit that bps gives; give that too");
-  }
-  if (throttle.operations_burst != 0 && throttle.operations_per_second == 0) {
-    throw UsageError(what + ": iops-burst says how much may be saved up of a limit that iops gives; give that too");
-  }
-}
-
 void SetDiskWord(DiskOption& disk, const std::string& key, const std::string& value) {
   if (key == "format") {
     disk.format = ParseFormat(key, value);
@@ -138,7 +110,7 @@ void SetDiskWord(DiskOption& disk, const std::string& key, const std::string& va
     if (!ParseNumber(value, queues) || queues < 1 || queues > 16)
       throw UsageError("--disk: queues is a number from 1 to 16");
     disk.queues = static_cast<uint16_t>(queues);
-  } else if (!SetThrottleWord("--disk", disk.throttle, key, value)) {
+  } else if (!SetThrottleWord("--disk", "iops", disk.throttle, key, value)) {
     throw UsageError("--disk: unknown word '" + key +
                      "'; known are format, backing, backing-format, backing-from-header, readonly, id, direct, queues, "
                      "bps, bps-burst, iops and "
@@ -146,41 +118,12 @@ void SetDiskWord(DiskOption& disk, const std::string& key, const std::string& va
   }
 }
 
-// The pieces between single commas; a double comma stands for a comma.
-std::vector<std::string> SplitAtCommas(const std::string& text) {
-  std::vector<std::string> pieces(1);
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] != ',') {
-      pieces.back() += text[i];
-    } else if (i + 1 < text.size() && text[i + 1] == ',') {
-      pieces.back() += text[++i];
-    } else {
-      pieces.emplace_back();
-    }
-  }
-  return pieces;
-}
-
 bool TakesValue(const std::string& word) {
-  static const std::set<std::string> kWords{"-m",
-                                            "-c",
-                                            "--name",
-                                            "--memory",
-                                            "--cpus",
-                                            "--kernel",
-                                            "--initrd",
-                                            "--append",
-                                            "--disk",
-                                            "--cloud-init",
-                                            "--console",
-                                            "--display",
-                                            "--virtio-console",
-                                            "--config",
-                                            "--timeout",
-                                            "--debug-console",
-                                            "--exit-deadline",
-                                            "--limit",
-                                            "--on-device-failure"};
+  static const std::set<std::string> kWords{
+      "-m",       "-c",          "--name",          "--memory",        "--cpus",    "--kernel",
+      "--initrd", "--append",    "--disk",          "--console",       "--display", "--virtio-console",
+      "--config", "--timeout",   "--debug-console", "--exit-deadline", "--limit",   "--on-device-failure",
+      "--net",    "--cloud-init"};
   return kWords.count(word) != 0;
 }
 
@@ -196,13 +139,56 @@ bool TakesValue(const std::string& word) {
   if (word == "-serial" || word == "-monitor" || word == "-chardev") {
     throw UsageError(word + ": not supported; the serial port is --console stdio, pty, unix=PATH, file=PATH or none");
   }
-  if (word == "-net" || word == "-nic" || word == "-netdev" || word == "--net") {
-    throw UsageError(word + ": not supported by this version, which has no network device");
+  if (word == "-net" || word == "-nic" || word == "-netdev") {
+    throw UsageError(word + ": not supported; give a tap with --net tap=NAME or a bridge with --net bridge=NAME");
   }
   throw UsageError(word + ": not supported by this version, which has no display");
 }
 
 }  // namespace
+
+bool ParseNumber(std::string_view text, uint64_t& value) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return error == std::errc() && end == text.data() + text.size() && !text.empty();
+}
+
+std::vector<std::string> SplitAtCommas(const std::string& text) {
+  std::vector<std::string> pieces(1);
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != ',') {
+      pieces.back() += text[i];
+    } else if (i + 1 < text.size() && text[i + 1] == ',') {
+      pieces.back() += text[++i];
+    } else {
+      pieces.emplace_back();
+    }
+  }
+  return pieces;
+}
+
+bool SetThrottleWord(const std::string& what, const std::string& operations, ThrottleOption& throttle,
+                     const std::string& key, const std::string& value) {
+  const std::map<std::string, uint64_t*> words{{"bps", &throttle.bytes_per_second},
+                                               {"bps-burst", &throttle.bytes_burst},
+                                               {operations, &throttle.operations_per_second},
+                                               {operations + "-burst", &throttle.operations_burst}};
+  const auto word = words.find(key);
+  if (word == words.end()) return false;
+  if (!ParseSize(value, 0, *word->second)) {
+    throw UsageError(what + ": " + key + "='" + value + "' is not a number such as 500, 64K or 10M; 0 is no limit");
+  }
+  return true;
+}
+
+void CheckBursts(const std::string& what, const std::string& operations, const ThrottleOption& throttle) {
+  const auto check = [&](uint64_t burst, uint64_t limit, const std::string& word) {
+    if (burst == 0 || limit != 0) return;
+    throw UsageError(what + ": a burst says how much may be saved up of a limit that " + word +
+                     " gives; give that too");
+  };
+  check(throttle.bytes_burst, throttle.bytes_per_second, "bps");
+  check(throttle.operations_burst, throttle.operations_per_second, operations);
+}
 
 uint64_t ParseMemory(const std::string& text) {
   uint64_t bytes = 0;
@@ -225,7 +211,7 @@ DiskOption ParseDisk(const std::string& text) {
     const size_t equals = words[i].find('=');
     SetDiskWord(disk, words[i].substr(0, equals), equals == std::string::npos ? "" : words[i].substr(equals + 1));
   }
-  CheckBursts("--disk", disk.throttle);
+  CheckBursts("--disk", "iops", disk.throttle);
   if (disk.backing_from_header && !disk.backing.empty()) {
     throw UsageError("--disk: give either backing=FILE or backing-from-header");
   }
@@ -268,11 +254,14 @@ ThrottleOption ParseThrottle(const std::string& text) {
   for (const std::string& word : SplitAtCommas(text)) {
     const size_t equals = std::min(word.find('='), word.size());
     const std::string key = word.substr(0, equals);
-    if (!SetThrottleWord("throttle", throttle, key, equals == word.size() ? "" : word.substr(equals + 1))) {
-      throw UsageError("throttle: unknown word '" + key + "'; known are bps, bps-burst, iops and iops-burst, and off");
+    const std::string value = equals == word.size() ? "" : word.substr(equals + 1);
+    if (!SetThrottleWord("throttle", "iops", throttle, key, value) &&
+        !SetThrottleWord("throttle", "pps", throttle, key, value)) {
+      throw UsageError("throttle: unknown word '" + key +
+                       "'; known are bps, bps-burst, iops, iops-burst, pps and pps-burst, and off");
     }
   }
-  CheckBursts("throttle", throttle);
+  CheckBursts("throttle", "iops or pps", throttle);
   return throttle;
 }
 
@@ -363,13 +352,13 @@ std::vector<std::string> TranslateHabits(const std::vector<std::string>& argumen
       {"-kernel", "--kernel"}, {"-initrd", "--initrd"},  {"-append", "--append"}, {"-name", "--name"},
       {"-smp", "--cpus"},      {"-hda", "--disk"},       {"-hdb", "--disk"},      {"-hdc", "--disk"},
       {"-hdd", "--disk"},      {"-display", "--display"}};
-  static const std::set<std::string> kForeign{"-cdrom",   "-boot",    "-net",      "-nic",    "-netdev",
-                                              "--net",    "-drive",   "-device",   "-serial", "-vnc",
-                                              "-monitor", "-chardev", "-blockdev", "-vga"};
+  static const std::set<std::string> kForeign{"-cdrom",   "-boot",     "-net",    "-nic", "-netdev",
+                                              "-drive",   "-device",   "-serial", "-vnc", "-monitor",
+                                              "-chardev", "-blockdev", "-vga"};
   std::vector<std::string> translated;
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& word = arguments[i];
-    if (kForeign.count(word) != 0 || word.starts_with("--net=")) RefuseForeign(word.substr(0, word.find('=')));
+    if (kForeign.count(word) != 0) RefuseForeign(word);
     if (word == "-nographic") continue;  // as it is here anyway
     // Of -m512 and -c4 the value may stand beside the letter; -machine and -cpu are other options of QEMU's.
     if ((word.starts_with("-m") || word.starts_with("-c")) && word.size() > 2 && std::isalpha(word[2]) != 0) {

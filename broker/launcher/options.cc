@@ -32,6 +32,8 @@ constexpr const char* kRunHelp = R"(Examples:
       boots a Debian disk's kernel with that disk as /dev/vda
   bulkhead run --kernel vmlinuz --disk data.img,readonly,id=DATA --console file=web1.log
       with a disk that cannot be written, and the console's output in a file
+  bulkhead run --kernel vmlinuz --disk disk.img --net bridge=br0,ip=192.0.2.7
+      with a new tap on a bridge, from which the guest can send with that address only
   bulkhead run --config web1.toml -m 4G
       options from a file, in which `memory = "2G"` is --memory 2G; what stands here counts more
 
@@ -50,6 +52,7 @@ constexpr const char* kStopHelp = R"(Examples:
 constexpr const char* kThrottleHelp = R"(Examples:
   bulkhead throttle web1 disk0 bps=50M,iops=1000             from now on, instead of the limits it has
   bulkhead throttle web1 disk0 iops=100,iops-burst=5000      5000 at once after a rest, then 100 a second
+  bulkhead throttle web1 net0 bps=10M,pps=20000              of a network interface, each direction
   bulkhead throttle web1 disk0 off                           no limits)";
 
 constexpr const char* kInspectHelp = R"(Examples:
@@ -63,6 +66,7 @@ struct Raw {
   std::string cpus = "1";
   std::vector<std::string> disks;
   std::string cloud_init;
+  std::vector<std::string> nets;
   std::string console = "stdio";
   std::string virtio_console;
   std::string debug_console = "none";
@@ -95,6 +99,12 @@ void AddRunOptions(CLI::App& app, RunOptions& run, Raw& raw) {
                  "a disk that tells cloud-init in the guest what to set up: a folder with user-data and, if there, "
                  "meta-data, network-config and vendor-data, or user-data=FILE[,meta-data=FILE]..; [,hostname=NAME]")
       ->type_name("DIR|WORDS");
+  app.add_option(
+         "--net", raw.nets,
+         "a network interface: tap=NAME, or bridge=NAME for a new tap on a bridge, with [,mac=ADDRESS]"
+         "[,ip=ADDRESS[+ADDRESS]..][,mac-spoofing=allow][,bps=N][,pps=N][,mtu=N][,queues=N][,id=NAME]; repeatable")
+      ->type_name("WORDS")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   app.add_option("--console", raw.console, "serial port ttyS0: stdio (default), pty, unix=PATH, file=PATH or none")
       ->type_name("STREAM");
   app.add_option("--virtio-console", raw.virtio_console,
@@ -136,6 +146,7 @@ void FinishRun(RunOptions& run, const Raw& raw) {
   if (run.kernel.empty())
     throw UsageError("give a kernel with --kernel FILE: this version has no firmware to boot a disk by");
   for (const std::string& disk : raw.disks) run.disks.push_back(ParseDisk(disk));
+  for (const std::string& net : raw.nets) run.nets.push_back(ParseNet(net));
   for (const std::string& limit : raw.limits) ParseLimits(limit, run.limits);
   run.console = ParseStream("--console", raw.console);
   if (!raw.virtio_console.empty()) run.virtio_console = ParseStream("--virtio-console", raw.virtio_console);
@@ -230,10 +241,14 @@ std::function<ImgOptions()> AddCommands(CLI::App& app, CommandLine& line, Raw& r
   stop->footer(kStopHelp);
   CLI::App* kill = add("kill", "end a VM now", Command::kKill);
   kill->add_option("NAME", line.vm.name, "the VM")->required()->type_name("");
-  CLI::App* throttle = add("throttle", "limit what a running VM's disk may do", Command::kThrottle);
+  CLI::App* throttle =
+      add("throttle", "limit what a running VM's disk or network interface may do", Command::kThrottle);
   throttle->add_option("NAME", line.vm.name, "the VM")->required()->type_name("");
-  throttle->add_option("DISK", line.vm.device, "the disk: disk0, disk1, ...")->required()->type_name("");
-  throttle->add_option("LIMITS", raw.throttle, "bps=BYTES, bps-burst=BYTES, iops=N, iops-burst=N; or off")
+  throttle->add_option("DEVICE", line.vm.device, "disk0, net0, ...")->required()->type_name("");
+  throttle
+      ->add_option(
+          "LIMITS", raw.throttle,
+          "bps=BYTES, bps-burst=BYTES, iops=N, iops-burst=N, of a network interface pps=N, pps-burst=N; or off")
       ->required()
       ->type_name("");
   throttle->footer(kThrottleHelp);

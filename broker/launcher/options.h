@@ -54,6 +54,19 @@ struct DiskOption {
   ThrottleOption throttle;
 };
 
+struct NetOption {
+  enum class Kind { kTap, kBridge };
+  Kind kind = Kind::kTap;
+  std::string interface;  // the tap, or the bridge that gets a new one
+  std::string id;         // empty: the interface's number; the default MAC address is made from it
+  std::vector<uint8_t> mac;
+  uint16_t queues = 0;  // pairs; 0: one for each vCPU
+  uint16_t mtu = 0;     // 0: as the tap has it
+  bool any_mac = false;
+  std::vector<std::vector<uint8_t>> addresses;  // of IPv4 or IPv6: all that the guest may send from; none: any
+  ThrottleOption throttle;                      // of each direction
+};
+
 // Of all processes of a VM together; 0: the default.
 struct LimitOptions {
   uint64_t memory_bytes = 0;
@@ -81,6 +94,7 @@ struct RunOptions {
   std::string append;
   std::vector<DiskOption> disks;
   std::optional<CloudInitOption> cloud_init;
+  std::vector<NetOption> nets;
   StreamOption console{StreamOption::Kind::kStdio, ""};
   std::optional<StreamOption> virtio_console;
   StreamOption debug_console;
@@ -122,10 +136,13 @@ struct CommandLine {
 CommandLine ParseCommandLine(std::vector<std::string> arguments);
 
 // Pieces of it, for the configuration file and tests. `what` names the option in errors.
-uint64_t ParseMemory(const std::string& text);  // "512" is MiB; K, M, G, T
-uint32_t ParseCpus(const std::string& text);    // "4", and QEMU's "cpus=4"
-DiskOption ParseDisk(const std::string& text);  // "FILE,word,word=value"; a comma in FILE is written twice
+uint64_t ParseMemory(const std::string& text);            // "512" is MiB; K, M, G, T
+uint32_t ParseCpus(const std::string& text);              // "4", and QEMU's "cpus=4"
+DiskOption ParseDisk(const std::string& text);            // "FILE,word,word=value"; a comma in FILE is written twice
 CloudInitOption ParseCloudInit(const std::string& text);  // "DIR" or "user-data=FILE,..", with hostname=NAME
+NetOption ParseNet(const std::string& text);              // "tap=NAME,word=value", "bridge=NAME,word=value"
+// The address of a VM's interface that was given none: the same each time, and a locally administered one.
+std::vector<uint8_t> DefaultMac(const std::string& vm, const std::string& interface);
 // "memory=SIZE,cpu=PERCENT%|PROCESSORS,pids=N,io=BYTES", any of them, into what it names.
 void ParseUids(const std::string& text, RunOptions& run);  // "FIRST-LAST"
 void ParseLimits(const std::string& text, LimitOptions& limits);

@@ -24,6 +24,7 @@ constexpr unsigned kMemoryMajor = 1;
 constexpr unsigned kNullMinor = 3;
 constexpr unsigned kMiscMajor = 10;
 constexpr unsigned kKvmMinor = 232;
+constexpr unsigned kTunMinor = 200;
 
 constexpr std::string_view kMemfdPrefix = "/memfd:";
 constexpr std::string_view kDeletedSuffix = " (deleted)";
@@ -55,6 +56,7 @@ FdKind FileKind(const struct stat& status, std::string_view target) {
   if (S_ISDIR(status.st_mode)) return FdKind::kDirectory;
   if (!S_ISCHR(status.st_mode)) return FdKind::kOther;
   if (status.st_rdev == ::makedev(kMemoryMajor, kNullMinor)) return FdKind::kNull;
+  if (status.st_rdev == ::makedev(kMiscMajor, kTunMinor)) return FdKind::kTap;
   return status.st_rdev == ::makedev(kMiscMajor, kKvmMinor) ? FdKind::kKvm : FdKind::kTerminal;
 }
 
@@ -114,6 +116,8 @@ const char* FdKindName(FdKind kind) {
       return "KVM VM";
     case FdKind::kKvmVcpu:
       return "KVM vCPU";
+    case FdKind::kTap:
+      return "tap";
     case FdKind::kGuestMemory:
       return "guest memory";
     case FdKind::kExitRing:

@@ -25,6 +25,7 @@ enum class FdKind {
   kKvm,          // /dev/kvm
   kKvmVm,        // a VM
   kKvmVcpu,      // one of its processors
+  kTap,          // /dev/net/tun
   kGuestMemory,  // memfd "guest-*"
   kExitRing,     // memfd "exits-*"
   kOtherMemory,  // any other memfd

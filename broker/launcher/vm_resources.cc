@@ -22,6 +22,7 @@ VmResources::VmResources(const RunOptions& options) {
     for (const OpenImage& backing : disk.backing) locks_.Add(backing.file);
   }
   if (options.cloud_init) cloud_init_ = MakeCloudInitDisk(*options.cloud_init);
+  for (const NetOption& net : options.nets) nets_.push_back(OpenTap(net, options.cpus));
   serial_ = OpenStream("the serial port", options.console);
   if (options.virtio_console) virtio_console_ = OpenStream("the virtio console", *options.virtio_console);
   if (options.debug_console.kind == Kind::kStdio) debug_output_ = debug_.emplace().TakeGuestEnd();
@@ -100,6 +101,22 @@ void FillDisk(const DiskOption& option, const OpenDisk& disk, control::DiskConfi
   for (unsigned i = 0; i < disk.backing.size(); ++i) FillImage(option.backing[i], disk.backing[i], backing[i]);
 }
 
+capnp::Data::Reader DataOf(const std::vector<uint8_t>& bytes) { return {bytes.data(), bytes.size()}; }
+
+void FillNet(const RunOptions& options, unsigned index, const OpenNet& net, control::NetConfig::Builder out) {
+  const NetOption& option = options.nets[index];
+  auto taps = out.initTaps(static_cast<unsigned>(net.queues.size()));
+  for (unsigned i = 0; i < net.queues.size(); ++i) taps.set(i, ShareFile(net.queues[i].get()));
+  out.setName(net.name);
+  const std::string name = option.id.empty() ? std::to_string(index) : option.id;
+  out.setMac(DataOf(option.mac.empty() ? DefaultMac(options.name, name) : option.mac));
+  out.setMtu(net.mtu);
+  out.setAnyMac(option.any_mac);
+  auto addresses = out.initIpAddresses(static_cast<unsigned>(option.addresses.size()));
+  for (unsigned i = 0; i < addresses.size(); ++i) addresses.set(i, DataOf(option.addresses[i]));
+  FillThrottle(option.throttle, out.initThrottle());
+}
+
 }  // namespace
 
 void FillThrottle(const ThrottleOption& option, control::DiskThrottle::Builder out) {
@@ -125,9 +142,15 @@ void VmResources::Fill(const RunOptions& options, const RuntimeDir& directory, c
   for (unsigned i = 0; i < count; ++i) FillDisk(options.disks[i], disks_[i], configs[i]);
   // The last, so that the user's own keep their names.
   if (cloud_init_) {
-    FillDisk({.path = "for cloud-init", .read_only = true, .id = "cloud-init", .queues = 1}, *cloud_init_,
-             configs[count]);
+    DiskOption option;
+    option.path = "for cloud-init";
+    option.read_only = true;
+    option.id = "cloud-init";
+    option.queues = 1;
+    FillDisk(option, *cloud_init_, configs[count]);
   }
+  auto nets = out.initNets(static_cast<unsigned>(nets_.size()));
+  for (unsigned i = 0; i < nets_.size(); ++i) FillNet(options, i, nets_[i], nets[i]);
   serial_.Fill(out.initSerial());
   if (options.virtio_console) virtio_console_.Fill(out.initVirtioConsole());
   if (debug_output_.valid()) out.setDebugConsole(ShareFile(debug_output_.get()));

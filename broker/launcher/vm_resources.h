@@ -11,6 +11,7 @@
 #include "broker/launcher/options.h"
 #include "broker/launcher/runtime_dir.h"
 #include "broker/launcher/stdio_console.h"
+#include "broker/launcher/tap.h"
 #include "ipc/broker.capnp.h"
 
 namespace bulkhead::launcher {
@@ -46,6 +47,7 @@ class VmResources {
   std::vector<OpenDisk> disks_;
   std::optional<OpenDisk> cloud_init_;
   DiskLocks locks_;
+  std::vector<OpenNet> nets_;
   std::optional<StdioConsole> terminal_;
   std::optional<StdioConsole> debug_;
   std::vector<Pty> ptys_;

@@ -8,7 +8,8 @@
 
 namespace bulkhead::device {
 
-DeviceThread::DeviceThread(EventLoop& loop) : loop_(loop), mail_(OrThrow(MakeEventFd())) {
+DeviceThread::DeviceThread(EventLoop& loop, std::string name)
+    : loop_(loop), name_(std::move(name)), mail_(OrThrow(MakeEventFd())) {
   loop_.Watch(mail_.get(), EPOLLIN, [this] { RunMailbox(); });
 }
 
@@ -20,7 +21,7 @@ DeviceThread::~DeviceThread() {
 
 void DeviceThread::Start() {
   thread_ = std::thread([this] {
-    ::pthread_setname_np(::pthread_self(), "device");  // by itself: naming another thread needs /proc
+    ::pthread_setname_np(::pthread_self(), name_.c_str());  // by itself: naming another thread needs /proc
     loop_.Run();
   });
   // A new thread's own start-up calls (rseq and the like) must be behind it when the filter closes.

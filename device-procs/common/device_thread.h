@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The device thread and the way the control thread reaches it. Built on the main thread before lock-down.
+// The device thread, or another that a device has a loop for, and the way other threads reach it. Built on the main
+// thread before lock-down.
 #pragma once
 
 #include <functional>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -14,17 +16,18 @@ namespace bulkhead::device {
 class DeviceThread {
  public:
   // `loop` is complete but for the mailbox; the thread starts in Start.
-  explicit DeviceThread(EventLoop& loop);
+  explicit DeviceThread(EventLoop& loop, std::string name = "device");
   ~DeviceThread();
 
   void Start();
-  // Runs `work` on the device thread and returns when it is done. Main thread.
+  // Runs `work` on the thread and returns when it is done. Another thread, which this one never waits for.
   void Call(const std::function<void()>& work);
 
  private:
   void RunMailbox();
 
   EventLoop& loop_;
+  const std::string name_;
   OwnFd mail_;
   std::mutex mutex_;
   std::vector<std::function<void()>> mailbox_;

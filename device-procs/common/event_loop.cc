@@ -36,7 +36,8 @@ void EventLoop::Run() {
     // With work in the poller the descriptors are only looked at: neither may keep the other waiting.
     const bool may_sleep = poller_ == nullptr || poller_->PrepareToSleep();
     bool stopped = false;
-    const int count = ::epoll_wait(epoll_.get(), events.data(), events.size(), may_sleep ? -1 : 0);
+    const int sleep_ms = !may_sleep ? 0 : poller_ == nullptr ? -1 : poller_->SleepMs();
+    const int count = ::epoll_wait(epoll_.get(), events.data(), events.size(), sleep_ms);
     if (poller_ != nullptr) poller_->Drain();
     for (int i = 0; i < count; ++i) {
       const int fd = events[i].data.fd;

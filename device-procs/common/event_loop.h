@@ -21,6 +21,8 @@ class Poller {
   virtual void Drain() = 0;
   // The thread is about to sleep: true if it may (a producer that finds it asleep then wakes a watched descriptor).
   virtual bool PrepareToSleep() = 0;
+  // For how long at most, in milliseconds; -1: until something happens.
+  virtual int SleepMs() { return -1; }
 };
 
 class EventLoop {

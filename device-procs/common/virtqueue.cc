@@ -160,15 +160,22 @@ Result<void> Virtqueue::AddPiece(const Descriptor& descriptor, Chain& chain) con
 }
 
 Result<void> Virtqueue::Push(uint16_t head, uint32_t written_bytes) {
+  const UsedChain chain{head, written_bytes};
+  return Push(std::span(&chain, 1));
+}
+
+Result<void> Virtqueue::Push(std::span<const UsedChain> chains) {
   struct UsedElement {
     uint32_t id;
     uint32_t length;
   };
-  const uint64_t slot = next_used_ % layout_.size;
-  auto written =
-      memory_->WriteObject(layout_.used + kRingOffset + kUsedElementBytes * slot, UsedElement{head, written_bytes});
-  if (!written.ok()) return written;
-  return memory_->StoreRelease16(layout_.used + kIndexOffset, ++next_used_);
+  for (const UsedChain& chain : chains) {
+    const uint64_t slot = next_used_++ % layout_.size;
+    auto written = memory_->WriteObject(layout_.used + kRingOffset + kUsedElementBytes * slot,
+                                        UsedElement{chain.head, chain.written_bytes});
+    if (!written.ok()) return written;
+  }
+  return memory_->StoreRelease16(layout_.used + kIndexOffset, next_used_);
 }
 
 bool Virtqueue::HasChains() const {

@@ -29,6 +29,12 @@ struct QueuePosition {
   uint16_t next_used = 0;
 };
 
+// A chain on its way back to the driver.
+struct UsedChain {
+  uint16_t head = 0;
+  uint32_t written_bytes = 0;
+};
+
 // A piece of guest memory that a descriptor names; not yet known to be RAM.
 struct Piece {
   Gpa address;
@@ -51,10 +57,13 @@ class Virtqueue {
   Result<bool> Pop(Chain& chain);
   // The same, but where there is none a kick is asked for (EnableKicks): after false one will come.
   Result<bool> PopOrEnableKicks(Chain& chain);
-  // Takes back the last Pop, which must be the only chain that is out: the next Pop finds it again, walked anew.
-  void UndoPop() { --next_available_; }
+  // Takes back the last `count` Pops, which must be all the chains that are out: the next Pop finds the first of them
+  // again, walked anew.
+  void UndoPop(uint16_t count = 1) { next_available_ = static_cast<uint16_t>(next_available_ - count); }
   // Gives a chain back; `written_bytes` counts from the start of its writable part. Chains may return in any order.
   Result<void> Push(uint16_t head, uint32_t written_bytes);
+  // The same for chains that belong together: the driver sees all of them or none.
+  Result<void> Push(std::span<const UsedChain> chains);
   // Whether the driver wants an interrupt for what was pushed since the last call (§2.7.7.1, §2.7.10).
   Result<bool> NeedsInterrupt();
   // Whether Pop is due: also where it would find the queue broken.

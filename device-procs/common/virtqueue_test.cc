@@ -140,6 +140,31 @@ TEST_F(VirtqueueTest, UndoPopGivesTheSameChainAgain) {
   EXPECT_FALSE(Popped());
 }
 
+TEST_F(VirtqueueTest, UndoPopTakesBackAllThatAreOut) {
+  Make(8);
+  for (uint64_t i = 0; i < 3; ++i) driver_->Add({{kData + 64 * i, 16}});
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(Popped());
+  queue_->UndoPop(3);
+  for (uint64_t i = 0; i < 3; ++i) {
+    ASSERT_TRUE(Popped());
+    EXPECT_EQ(chain_.readable.at(0).address, kData + 64 * i);
+  }
+  EXPECT_FALSE(Popped());
+}
+
+TEST_F(VirtqueueTest, ChainsGivenBackTogetherKeepTheirOrderAcrossTheRingsEnd) {
+  Make(4);
+  for (int round = 0; round < 3; ++round) {
+    const uint16_t first = driver_->Add({{kData, 16, true}}), second = driver_->Add({{kData + 64, 16, true}});
+    ASSERT_TRUE(Popped() && Popped());
+    const UsedChain chains[] = {{first, 16}, {second, 7}};
+    ASSERT_TRUE(queue_->Push(chains).ok());
+    EXPECT_EQ(driver_->TakeUsed(), (Used{first, 16}));
+    EXPECT_EQ(driver_->TakeUsed(), (Used{second, 7}));
+    EXPECT_EQ(driver_->TakeUsed(), std::nullopt);
+  }
+}
+
 TEST_F(VirtqueueTest, GoesOnFromASavedPosition) {
   Make(4);
   driver_->Add({{kData, 1, false}});

@@ -126,7 +126,9 @@ class Disk {
         break;
     }
     // A request is in flight as long as the image works on it.
-    Require(server_.in_flight() == channel_.outstanding.size() && server_.in_flight() <= kQueueSize);
+    // Of requests that lie side by side the channel has only one.
+    Require(server_.in_flight() >= channel_.outstanding.size() && server_.in_flight() <= kQueueSize);
+    Require((server_.in_flight() == 0) == channel_.outstanding.empty());
   }
 
  private:

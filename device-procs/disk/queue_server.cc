@@ -2,7 +2,6 @@
 #include "device-procs/disk/queue_server.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "ipc/result.h"
 
@@ -15,8 +14,6 @@ constexpr uint64_t kMaxRunBytes = 256 * 1024;
 constexpr size_t kMaxRunVectors = 256;
 
 bool IsTransfer(RequestType type) { return type == RequestType::kRead || type == RequestType::kWrite; }
-
-uint64_t NowNs() { return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count()); }
 
 }  // namespace
 
@@ -83,7 +80,7 @@ bool QueueServer::TakeBatch() {
     if (free_.empty()) return false;
     // Before the chain is taken: what has to wait stays the driver's, and nothing is held here when the device stops.
     if (throttle_.limited()) {
-      throttled_ns_ = throttle_.WaitNs(NowNs());
+      throttled_ns_ = throttle_.WaitNs(Throttle::NowNs());
       if (throttled_ns_ != 0) return false;
     }
     Request& request = *free_.back();
@@ -149,7 +146,7 @@ void QueueServer::Begin(Request& request) {
 }
 
 void QueueServer::Charge(const DiskRequest& request) {
-  throttle_.Charge(NowNs(), IsTransfer(request.type) ? request.data_bytes : 0,
+  throttle_.Charge(Throttle::NowNs(), IsTransfer(request.type) ? request.data_bytes : 0,
                    std::max<size_t>(request.segments.size(), 1));
 }
 

@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "device-procs/common/block/block_image.h"
+#include "device-procs/common/throttle.h"
 #include "device-procs/common/virtio_device.h"
 #include "device-procs/disk/request.h"
-#include "device-procs/disk/throttle.h"
 
 namespace bulkhead::device {
 

@@ -42,11 +42,6 @@ constexpr uint16_t kStateVersion = 1;
 
 }  // namespace
 
-ThrottleLimits ThrottleLimitsOf(control::DiskThrottle::Reader limits) {
-  return {.bytes = {.per_second = limits.getBytesPerSecond(), .burst = limits.getBytesBurst()},
-          .operations = {.per_second = limits.getOperationsPerSecond(), .burst = limits.getOperationsBurst()}};
-}
-
 VirtioBlk::VirtioBlk(const GuestMemory& memory, std::unique_ptr<BlockImage> image, VirtioBlkOptions options)
     : image_(std::move(image)),
       queue_count_(static_cast<uint16_t>(options.kick_fds.size())),

@@ -25,8 +25,6 @@ struct VirtioBlkOptions {
   ThrottleLimits throttle = {};
 };
 
-ThrottleLimits ThrottleLimitsOf(control::DiskThrottle::Reader limits);
-
 class VirtioBlk final : public VirtioDevice {
  public:
   // Before lock-down: starts the threads; reads nothing of the image. Throws FatalError. Memory outlives it.

@@ -149,10 +149,16 @@ class AttemptTest : public testing::Test {
     const OwnFd image(::open(targets_.file.c_str(), O_RDONLY | O_CLOEXEC));
     disk.setFile(ShareFile(image.get()));
     disk.setReadOnly(true);
+    // In the place of a tap, which takes rights to make.
+    auto net = config.initNets(1)[0];
+    net.initTaps(1).set(0, ShareFile(image.get()));
+    net.initMac(6)[0] = 2;
+    net.setMtu(1500);
   }
 
   static std::function<void(broker::Planner&)> PlannerOf(const std::string& name) {
     if (name.starts_with("disk")) return broker::PlanDisks;
+    if (name.starts_with("net")) return broker::PlanNets;
     if (name == "console") return broker::PlanConsole;
     if (name == "chipset") return broker::PlanChipset;
     if (name == "vcpu-runner") return PlanRunner;
@@ -187,7 +193,7 @@ TEST_F(AttemptTest, EachWorksWhereNothingStandsInItsWay) {
 }
 
 TEST_F(AttemptTest, EachIsStoppedByTheFilterOfEachKindOfProcessAndNamed) {
-  for (const char* kind : {"rng", "disk0", "console", "chipset", "vcpu-runner"}) ExpectStoppedAndNamed(kind);
+  for (const char* kind : {"rng", "disk0", "net0", "console", "chipset", "vcpu-runner"}) ExpectStoppedAndNamed(kind);
 }
 
 TEST_F(AttemptTest, EachIsStoppedByTheWallBehindTheFilter) {

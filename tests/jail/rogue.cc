@@ -9,6 +9,7 @@
 #include "device-procs/common/runtime.h"
 #include "device-procs/console/policy.h"
 #include "device-procs/disk/policy.h"
+#include "device-procs/net/policy.h"
 #include "device-procs/rng/policy.h"
 #include "tests/jail/attempts.h"
 #include "tests/jail/no_policy.h"
@@ -45,6 +46,7 @@ SyscallPolicy PolicyOf(const std::string& title) {
   const std::string kind = title.substr(title.rfind(' ') + 1);
   if (kind.ends_with("unfiltered")) return NoPolicy();
   if (kind.starts_with("disk")) return device::DiskPolicy();
+  if (kind.starts_with("net")) return device::NetPolicy();
   if (kind == "console") return device::ConsolePolicy();
   if (kind == "chipset") return chipset::ChipsetPolicy();
   if (kind == "vcpu-runner") return runner::RunnerPolicy();

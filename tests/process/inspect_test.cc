@@ -23,7 +23,7 @@ using nlohmann::json;
 
 bool IsRoot() { return ::geteuid() == 0; }
 
-// A VM with one of everything, whose outside is in files of its own.
+// A VM with one of everything, whose outside is in files of its own and, where root starts it, in a network of its own.
 class FullVm {
  public:
   FullVm()
@@ -31,8 +31,7 @@ class FullVm {
         image_(dir_.MakeImage("disk.img", 1 << 20)),
         console_(dir_.Path("console.log")),
         debug_(dir_.Path("debug.log")),
-        command_({"run", "--name", name_, "--kernel", Payload("idle"), "--cpus", "2", "--disk", image_, "--console",
-                  "file=" + console_, "--virtio-console", "none", "--debug-console", "file=" + debug_}) {
+        command_(Arguments(), [](Launch&) { return !IsRoot() || ::unshare(CLONE_NEWNET) == 0; }) {
     started_ = command_.WaitUntil([&] { return ReadFile(debug_).find("idle") != std::string::npos; });
   }
 
@@ -44,8 +43,22 @@ class FullVm {
   const Command& command() const { return command_; }
   Finished Inspect(const std::string& option) const { return RunBulkhead({"inspect", name_, option}); }
   json Json() const { return json::parse(Inspect("--json").output, nullptr, false); }
+  static std::vector<std::string> Processes() {
+    std::vector<std::string> names{"broker", "vcpu-runner", "chipset", "console", "disk0", "rng"};
+    if (IsRoot()) names.emplace_back("net0");
+    return names;
+  }
 
  private:
+  std::vector<std::string> Arguments() const {
+    std::vector<std::string> arguments{
+        "run",  "--name",          name_,           "--kernel",  Payload("idle"),    "--cpus",
+        "2",    "--disk",          image_,          "--console", "file=" + console_, "--virtio-console",
+        "none", "--debug-console", "file=" + debug_};
+    if (IsRoot()) arguments.insert(arguments.end(), {"--net", "tap=tap0"});
+    return arguments;
+  }
+
   TempDir dir_;
   std::string name_;
   std::string image_;
@@ -76,7 +89,7 @@ TEST(Inspect, TableHasALineAndAParagraphForEachProcessAndFitsATerminal) {
       EXPECT_LE(line.size(), 100U) << line;
     }
   }
-  for (const char* process : {"broker", "vcpu-runner", "chipset", "console", "disk0", "rng"}) {
+  for (const std::string& process : FullVm::Processes()) {
     EXPECT_EQ(begins[process], 2) << process << "\n" << shown.output;
   }
   EXPECT_EQ(shown.output.find("root sees all") == std::string::npos, IsRoot()) << shown.output;
@@ -90,7 +103,7 @@ TEST(Inspect, JsonHasWhatTheKernelSays) {
   EXPECT_EQ(report.at("name"), vm.name());
   EXPECT_EQ(report.at("state"), "running");
   EXPECT_EQ(report.at("vcpus"), 2);
-  ASSERT_EQ(report.at("processes").size(), 6U);
+  ASSERT_EQ(report.at("processes").size(), FullVm::Processes().size());
   for (const json& process : report.at("processes")) {
     const std::string name = process.at("name");
     EXPECT_EQ(process.at("pid"), ProcessOf(vm.name(), name)) << name;
@@ -125,9 +138,9 @@ TEST(Inspect, AVmLeftAloneVerifiesAgainAndAgainAndRunsOn) {
   for (int i = 0; i < 10; ++i) {
     const Finished verified = vm.Inspect("--verify");
     EXPECT_EQ(verified.status, 0) << verified.output;
-    EXPECT_EQ(verified.output, vm.name() + ": 6 processes verified\n");
+    EXPECT_EQ(verified.output, vm.name() + ": 7 processes verified\n");
   }
-  for (const char* process : {"broker", "vcpu-runner", "chipset", "console", "disk0", "rng"}) {
+  for (const std::string& process : FullVm::Processes()) {
     EXPECT_GT(ProcessOf(vm.name(), process), 0) << process;
   }
   EXPECT_EQ(vm.Json().at("state"), "running");
@@ -201,7 +214,7 @@ std::set<std::string> HostResources(const json& process) {
     const std::string kind = fd.at("kind");
     if (kind == "socket" || kind == "pipe") {
       if (++channels[kind] > 1) resources.insert(fd.at("target"));
-    } else if (kind == "file" || kind == "block device" || kind == "terminal" || kind == "directory" ||
+    } else if (kind == "file" || kind == "block device" || kind == "terminal" || kind == "directory" || kind == "tap" ||
                kind == "/dev/kvm" || kind == "other" || kind == "other memfd") {
       resources.insert(fd.at("target"));
     }
@@ -220,13 +233,14 @@ TEST(Readme, TableOfProcessesIsTrueOfARunningVm) {
       {"none", {}},
       {"one image, with the files below it", {vm.image()}},
       {"what its consoles lead to", {vm.console()}},
+      {"one tap", {"/dev/net/tun"}},
       {"the debug console's output, where asked for", {vm.debug()}},
   };
   std::set<std::string> processes;
   for (const json& process : report.at("processes")) {
     const std::string name = process.at("name");
     if (name == "broker") continue;
-    const std::string row_name = name == "disk0" ? "diskN" : name;
+    const std::string row_name = name == "disk0" ? "diskN" : name == "net0" ? "netN" : name;
     const auto row = rows.find(row_name);
     ASSERT_NE(row, rows.end()) << name << " runs but is not in the table";
     processes.insert(row_name);

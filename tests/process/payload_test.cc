@@ -2,9 +2,15 @@
 // Freestanding guests on this machine's KVM, through the real command and every real process.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/sockios.h>
+#include <net/if.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <sstream>
 
 #include "tests/process/harness.h"
@@ -110,6 +116,25 @@ TEST(PayloadGuest, EnteredByPvhRunsLoadsOnADisk) {
 }
 
 TEST(PayloadGuest, GetsEntropy) { ExpectAllPassed(RunBulkhead(RunArguments("rng"))); }
+
+// A network of its own for the command, with a bridge.
+bool MakeBridge() {
+  if (::unshare(CLONE_NEWNET) != 0) return false;
+  const OwnFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  ifreq request{};
+  std::strcpy(request.ifr_name, "br0");
+  request.ifr_flags = IFF_UP;
+  return ::ioctl(socket.get(), SIOCBRADDBR, request.ifr_name) == 0 &&
+         ::ioctl(socket.get(), SIOCSIFFLAGS, &request) == 0;
+}
+
+TEST(PayloadGuest, CarriesFramesBetweenInterfacesOnABridge) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can make a bridge";
+  const Finished run = RunBulkhead(RunArguments("net", {"--net", "bridge=br0", "--net", "bridge=br0,id=second"}), "",
+                                   [](Launch&) { return MakeBridge(); });
+  if (run.status == kNotPrepared) GTEST_SKIP() << "this host has no bridges";
+  ExpectAllPassed(run);
+}
 
 TEST(PayloadGuest, GetsMessageSignalledInterrupts) { ExpectAllPassed(RunBulkhead(RunArguments("msix"))); }
 

@@ -9,7 +9,7 @@ namespace payload {
 
 inline constexpr uint16_t kVirtioVendor = 0x1AF4;
 inline constexpr uint16_t kVirtioDeviceBase = 0x1040;
-enum VirtioType : uint16_t { kVirtioBlock = 2, kVirtioConsole = 3, kVirtioRng = 4 };
+enum VirtioType : uint16_t { kVirtioNet = 1, kVirtioBlock = 2, kVirtioConsole = 3, kVirtioRng = 4 };
 inline constexpr uint64_t kFeatureEventIndex = 1ull << 29;
 
 // Fields of the common configuration structure (§4.1.4.3).

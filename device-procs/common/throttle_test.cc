@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "device-procs/disk/throttle.h"
+#include "device-procs/common/throttle.h"
 
 #include <gtest/gtest.h>
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "device-procs/disk/throttle.h"
+#include "device-procs/common/throttle.h"
 
 #include <algorithm>
+#include <chrono>
 
 namespace bulkhead::device {
 namespace {
@@ -17,6 +18,11 @@ uint64_t TimeOf(uint64_t amount, uint64_t per_second) {
 }
 
 }  // namespace
+
+ThrottleLimits ThrottleLimitsOf(control::DiskThrottle::Reader limits) {
+  return {.bytes = {.per_second = limits.getBytesPerSecond(), .burst = limits.getBytesBurst()},
+          .operations = {.per_second = limits.getOperationsPerSecond(), .burst = limits.getOperationsBurst()}};
+}
 
 void Throttle::Bucket::Set(const ThrottleLimit& limit) {
   per_second_ = limit.per_second;
@@ -35,6 +41,10 @@ uint64_t Throttle::Bucket::WaitNs(uint64_t now_ns) const {
 void Throttle::Bucket::Charge(uint64_t now_ns, uint64_t amount) {
   if (per_second_ == 0) return;
   full_at_ns_ = std::min(std::max(full_at_ns_, now_ns) + TimeOf(amount, per_second_), now_ns + kLongestNs);
+}
+
+uint64_t Throttle::NowNs() {
+  return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
 }
 
 void Throttle::Set(const ThrottleLimits& limits) {

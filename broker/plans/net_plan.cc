@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// The net processes: one per network interface, holding the descriptors of its tap.
+#include "broker/device_plan.h"
+#include "device-procs/net/net_settings.capnp.h"
+#include "ipc/rpc.h"
+
+namespace bulkhead::broker {
+namespace {
+
+// Each costs a thread; more than this many never paid.
+constexpr unsigned kMaxPairs = 8;
+constexpr size_t kMacBytes = 6;
+constexpr size_t kIp4Bytes = 4;
+constexpr size_t kIp6Bytes = 16;
+constexpr unsigned kMaxAddresses = 64;
+constexpr uint16_t kMinMtu = 68;  // RFC 791
+
+void CheckAddresses(control::NetConfig::Reader config, const std::string& name) {
+  const auto mac = config.getMac();
+  if (mac.size() != kMacBytes || (mac[0] & 1) != 0) throw FatalError(name + ": its MAC address is none of a host");
+  if (config.getIpAddresses().size() > kMaxAddresses) {
+    throw FatalError(name + ": more than " + std::to_string(kMaxAddresses) + " IP addresses");
+  }
+  for (auto address : config.getIpAddresses()) {
+    if (address.size() != kIp4Bytes && address.size() != kIp6Bytes) throw FatalError(name + ": an IP address is none");
+  }
+}
+
+void PlanNet(Planner& planner, control::NetConfig::Reader config, unsigned index) {
+  const std::string name = "net" + std::to_string(index);
+  CheckAddresses(config, name);
+  const auto taps = config.getTaps();
+  if (taps.size() == 0 || taps.size() > kMaxPairs) {
+    throw FatalError(name + ": a network interface has 1 to " + std::to_string(kMaxPairs) + " pairs of queues");
+  }
+  if (config.getMtu() < kMinMtu) throw FatalError(name + ": its MTU is less than " + std::to_string(kMinMtu));
+  DevicePlan& plan = planner.Add(name, "bulkhead-net");
+  for (auto tap : taps) plan.files.push_back(TakeFile(tap, planner.wait()));
+  // And the control queue.
+  planner.AddVirtioFunction(plan, static_cast<uint16_t>(2 * taps.size() + 1));
+  plan.limits.threads += taps.size();
+  plan.takes_throttle = true;
+  plan.settings = std::make_unique<capnp::MallocMessageBuilder>();
+  auto settings = plan.settings->initRoot<net::NetSettings>();
+  settings.setMac(config.getMac());
+  settings.setMtu(config.getMtu());
+  settings.setAnyMac(config.getAnyMac());
+  settings.setIpAddresses(config.getIpAddresses());
+  settings.setThrottle(config.getThrottle());
+}
+
+}  // namespace
+
+void PlanNets(Planner& planner) {
+  unsigned index = 0;
+  for (auto net : planner.config().getNets()) PlanNet(planner, net, index++);
+}
+
+}  // namespace bulkhead::broker

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the virtio side of a network interface asks of whatever its packets come from and go to. Packets are whole
+// Ethernet frames behind a PacketHeader.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <span>
+
+#include "device-procs/net/packet.h"
+#include "ipc/result.h"
+
+namespace bulkhead::device {
+
+// The way of one pair of queues to the outside. The pair's thread.
+class NetPort {
+ public:
+  virtual ~NetPort() = default;
+
+  // Becomes readable, edge-triggered, when packets arrive and when the outside is gone.
+  virtual int fd() const = 0;
+  // Sends one packet; one that cannot be sent is lost, as on any wire. The error says why: ENODEV that the outside is
+  // gone.
+  virtual Result<void> Send(std::span<const iovec> packet) = 0;
+  // Takes the next packet in; its size in bytes, or 0 if there is none. One that is longer than the space loses its
+  // end. ENODEV: the outside is gone.
+  virtual Result<size_t> Receive(std::span<const iovec> space) = 0;
+};
+
+// Device thread, but for what is said of ports.
+class NetBackend {
+ public:
+  virtual ~NetBackend() = default;
+
+  virtual uint16_t pair_count() const = 0;
+  // Lives as long as the back end.
+  virtual NetPort& port(uint16_t pair) = 0;
+  // What packets on their way to the guest may be without: checksums, and being cut into segments.
+  virtual void SetOffloads(const Offloads& offloads) = 0;
+  // Packets arrive at the first `count` ports from now on.
+  virtual void SetActivePairs(uint16_t count) = 0;
+};
+
+}  // namespace bulkhead::device

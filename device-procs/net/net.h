@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+// Makes the interface of a net process: its tap behind virtio-net behind virtio-pci; region 0 is configuration space,
+// region 1 BAR 0. Main thread, before lock-down.
+#pragma once
+
+#include <memory>
+
+#include "device-procs/common/runtime.h"
+#include "device-procs/net/transmitter.h"
+
+namespace bulkhead::device {
+
+// Takes settings, tap and function from the grants; throws FatalError.
+std::unique_ptr<DeviceModel> MakeNet(DeviceContext context, Transmitter::Log log);
+
+}  // namespace bulkhead::device

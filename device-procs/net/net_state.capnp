@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+# What a network interface saves beside its transport; no packet is in hand then. Fields are only ever added; a reader of
+# an older state sees their defaults.
+@0xa4a1f3f7f0c1d3b5;
+
+using Cxx = import "/capnp/c++.capnp";
+$Cxx.namespace("bulkhead::device::state");
+
+struct NetState {
+  version @0 :UInt16;          # 1
+  mac @1 :Data;                # as the driver may have changed it
+  activePairs @2 :UInt16;
+  promiscuous @3 :Bool;
+  allMulticast @4 :Bool;
+  unicast @5 :List(Data);      # addresses that are taken in beside its own
+  multicast @6 :List(Data);
+  vlans @7 :Data;              # a bit for each of 4096; empty: none
+}

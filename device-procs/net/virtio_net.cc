@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device-procs/net/virtio_net.h"
+
+#include <sys/epoll.h>
+
+#include <algorithm>
+
+#include "device-procs/net/features.h"
+#include "device-procs/net/net_state.capnp.h"
+
+namespace bulkhead::device {
+namespace {
+
+using namespace net_feature;
+
+// Bits of the configuration's status (§5.1.4).
+constexpr uint16_t kLinkUp = 1;
+constexpr uint16_t kAnnounceNow = 2;
+
+constexpr uint8_t kControlOk = 0;
+constexpr uint8_t kControlError = 1;
+
+constexpr uint16_t kStateVersion = 1;
+
+}  // namespace
+
+VirtioNet::VirtioNet(const GuestMemory& memory, EventLoop& loop, std::unique_ptr<NetBackend> backend,
+                     VirtioNetOptions options)
+    : memory_(memory),
+      backend_(std::move(backend)),
+      loop_(loop),
+      guard_(std::move(options.sources)),
+      kick_fds_(std::move(options.kick_fds)),
+      log_(options.log),
+      gone_event_(OrThrow(MakeEventFd())) {
+  if (kick_fds_.size() != QueueCount()) throw FatalError("the grants do not fit the number of queues");
+  config_ = {.mac = guard_.rules().mac, .status = kLinkUp, .max_pairs = backend_->pair_count(), .mtu = options.mtu};
+  features_ = OfferedFeatures();
+  receive_throttle_.Set(options.throttle);
+  transmit_throttle_.Set(options.throttle);
+  backend_->SetOffloads({});
+  backend_->SetActivePairs(1);
+
+  const int control_kick = kick_fds_.back();
+  loop_.Watch(control_kick, EPOLLIN, [this, control_kick] {
+    DrainEventFd(control_kick);
+    ServeControl();
+  });
+  loop_.Watch(gone_event_.get(), EPOLLIN, [this] { PortGone(); });
+  for (uint16_t i = 0; i < backend_->pair_count(); ++i) {
+    workers_.push_back(std::make_unique<PairWorker>(PairWorkerParts{
+        .index = i,
+        .memory = &memory,
+        .port = &backend_->port(i),
+        .guard = &guard_,
+        .receive_throttle = &receive_throttle_,
+        .transmit_throttle = &transmit_throttle_,
+        .receive_kick = kick_fds_[2u * i],
+        .transmit_kick = kick_fds_[2u * i + 1],
+        // A driver without VIRTIO_NET_F_MQ has its control queue there.
+        .stray_kick = [control_kick] { SignalEventFd(control_kick); },
+        .port_gone = [event = gone_event_.get()] { SignalEventFd(event); },
+        .log = options.log,
+    }));
+  }
+}
+
+VirtioNet::~VirtioNet() {
+  loop_.Unwatch(kick_fds_.back());
+  loop_.Unwatch(gone_event_.get());
+}
+
+uint64_t VirtioNet::OfferedFeatures() const {
+  const uint64_t features = kChecksum | kGuestChecksum | kMtu | kMac | kGuestTso4 | kGuestTso6 | kGuestEcn | kHostTso4 |
+                            kHostTso6 | kHostEcn | kMergeBuffers | kStatus | kControlQueue | kControlReceive |
+                            kControlVlan | kAnnounce | kControlMac;
+  return backend_->pair_count() > 1 ? features | kMultiQueue : features;
+}
+
+ControlRules VirtioNet::Rules() const {
+  const auto has = [this](uint64_t bit) { return (negotiated_ & bit) != 0; };
+  return {.receive = has(kControlReceive),
+          .vlan = has(kControlVlan),
+          .announce = has(kAnnounce),
+          .set_mac = has(kControlMac),
+          .any_mac = guard_.rules().any_mac,
+          .own_mac = guard_.rules().mac,
+          .max_pairs = has(kMultiQueue) ? backend_->pair_count() : uint16_t{1}};
+}
+
+uint16_t VirtioNet::ControlIndex() const {
+  // §5.1.2: behind all pairs that the driver knows of.
+  const bool all = (negotiated_ & kMultiQueue) != 0;
+  return static_cast<uint16_t>(2 * (all ? backend_->pair_count() : 1));
+}
+
+void VirtioNet::Activate(uint64_t features, VirtioTransport& transport) {
+  transport_ = &transport;
+  negotiated_ = features;
+  if (!std::exchange(restored_, false)) {
+    state_ = {};
+    state_.filter.mac = guard_.rules().mac;
+  }
+  state_.filter.by_vlan = (features & kControlVlan) != 0;
+  state_.announcing = state_.announcing && (features & kAnnounce) != 0;
+  if ((features & kControlQueue) != 0) control_ = {transport, ControlIndex()};
+  backend_->SetOffloads(ReceiveOffloads(features));
+  ApplyState(state_);
+}
+
+void VirtioNet::Deactivate() {
+  StopWorkers(0);
+  control_ = {};
+  transport_ = nullptr;
+  negotiated_ = 0;
+  state_ = {};
+  backend_->SetOffloads({});
+  backend_->SetActivePairs(1);
+  config_.mac = guard_.rules().mac;
+  UpdateStatus();
+}
+
+void VirtioNet::ProcessQueue(uint16_t index) {
+  // A pair looks at its queues when it starts.
+  if (index == ControlIndex()) ServeControl();
+}
+
+void VirtioNet::Pause() {
+  paused_ = true;
+  StopWorkers(0);
+  LogCounters();
+}
+
+// So that a VM's end tells what its interfaces carried.
+void VirtioNet::LogCounters() {
+  const auto sum = [this](auto counters, auto counter) {
+    uint64_t total = 0;
+    for (const auto& worker : workers_) total += (((*worker).*counters)().*counter).value();
+    return std::to_string(total);
+  };
+  const auto line = [&](auto counters) {
+    return sum(counters, &NetCounters::packets) + " packets (" + sum(counters, &NetCounters::bytes) + " bytes, " +
+           sum(counters, &NetCounters::dropped) + " dropped)";
+  };
+  std::string counted = "received " + line(&PairWorker::received) + ", sent " + line(&PairWorker::sent);
+  // A VM that is paused again and again need not say the same.
+  if (transport_ != nullptr && counted != counted_) log_(counted_ = std::move(counted));
+}
+
+void VirtioNet::Resume() {
+  paused_ = false;
+  StartWorkers();
+  if (transport_ != nullptr && state_.announcing) transport_->SignalConfigChange();
+}
+
+void VirtioNet::SetThrottle(control::DiskThrottle::Reader limits) {
+  receive_throttle_.Set(ThrottleLimitsOf(limits));
+  transmit_throttle_.Set(ThrottleLimitsOf(limits));
+  // Those that wait under the old limits look again.
+  for (uint16_t pair = 0; pair < workers_.size(); ++pair) SignalEventFd(kick_fds_[2u * pair + 1]);
+}
+
+void VirtioNet::ServeControl() {
+  if (!Working() || !control_.served()) return;
+  // At most one round of the ring before the loop sees to other events.
+  for (uint16_t left = control_.size(); left != 0;) {
+    if (!control_.Pop(chain_)) {
+      if (control_.EnableKicks()) continue;
+      control_.Signal();
+      return;
+    }
+    --left;
+    ControlState changed = state_;
+    const bool done = ApplyControl(memory_, chain_, Rules(), changed);
+    if (done) ApplyState(std::move(changed));
+    const std::byte answer{done ? kControlOk : kControlError};
+    const bool written = WritePieces(memory_, chain_.writable, 0, std::span(&answer, 1)).ok();
+    control_.Push({chain_.head, written ? 1u : 0u});
+  }
+  control_.Signal();
+  control_.KickAgain();
+}
+
+void VirtioNet::ApplyState(ControlState state) {
+  state_ = std::move(state);
+  config_.mac = state_.filter.mac;
+  UpdateStatus();
+  StopWorkers(state_.active_pairs);
+  backend_->SetActivePairs(state_.active_pairs);
+  for (const auto& worker : workers_) worker->SetFilter(state_.filter);
+  StartWorkers();
+}
+
+void VirtioNet::StartWorkers() {
+  if (!Working()) return;
+  for (uint16_t pair = 0; pair < state_.active_pairs; ++pair) workers_[pair]->Start(*transport_, negotiated_);
+}
+
+void VirtioNet::StopWorkers(size_t first) {
+  for (size_t pair = first; pair < workers_.size(); ++pair) workers_[pair]->Stop();
+}
+
+void VirtioNet::UpdateStatus() {
+  config_.status = static_cast<uint16_t>((link_up_ ? kLinkUp : 0) | (state_.announcing ? kAnnounceNow : 0));
+}
+
+void VirtioNet::PortGone() {
+  DrainEventFd(gone_event_.get());
+  link_up_ = false;
+  UpdateStatus();
+  if (transport_ != nullptr) transport_->SignalConfigChange();
+}
+
+void VirtioNet::SaveDevice(capnp::AnyPointer::Builder state) const {
+  auto out = state.initAs<state::NetState>();
+  const ReceiveFilter& filter = state_.filter;
+  const auto data = [](const MacAddress& mac) { return kj::arrayPtr(mac.data(), mac.size()); };
+  const auto table = [&](const std::vector<MacAddress>& from, capnp::List<capnp::Data>::Builder to) {
+    for (unsigned i = 0; i < from.size(); ++i) to.set(i, data(from[i]));
+  };
+  out.setVersion(kStateVersion);
+  out.setMac(data(config_.mac));
+  out.setActivePairs(state_.active_pairs);
+  out.setPromiscuous(filter.promiscuous);
+  out.setAllMulticast(filter.all_multicast);
+  table(filter.unicast, out.initUnicast(static_cast<unsigned>(filter.unicast.size())));
+  table(filter.multicast, out.initMulticast(static_cast<unsigned>(filter.multicast.size())));
+  if (filter.vlans.none()) return;
+  auto vlans = out.initVlans(kVlans / 8);
+  for (size_t vlan = 0; vlan < kVlans; ++vlan) {
+    if (filter.vlans.test(vlan)) vlans[vlan / 8] |= static_cast<uint8_t>(1u << vlan % 8);
+  }
+}
+
+namespace {
+
+bool TakeMac(capnp::Data::Reader from, MacAddress& mac) {
+  if (from.size() != mac.size()) return false;
+  std::copy(from.begin(), from.end(), mac.begin());
+  return true;
+}
+
+bool TakeMacs(capnp::List<capnp::Data>::Reader from, std::vector<MacAddress>& macs) {
+  if (from.size() > kMaxFilteredMacs) return false;
+  macs.resize(from.size());
+  return std::ranges::all_of(macs, [&, i = 0u](MacAddress& mac) mutable { return TakeMac(from[i++], mac); });
+}
+
+bool TakeVlans(capnp::Data::Reader from, std::bitset<kVlans>& vlans) {
+  if (from.size() != 0 && from.size() != kVlans / 8) return false;
+  for (size_t vlan = 0; vlan < from.size() * 8; ++vlan) vlans.set(vlan, (from[vlan / 8] >> vlan % 8 & 1) != 0);
+  return true;
+}
+
+}  // namespace
+
+Result<void> VirtioNet::RestoreDevice(capnp::AnyPointer::Reader state) {
+  const auto from = state.getAs<state::NetState>();
+  if (from.getVersion() != kStateVersion) {
+    return Error{EPROTO, "saved state of a network interface is of a version that is not known here"};
+  }
+  ControlState restored;
+  ReceiveFilter& filter = restored.filter;
+  filter.promiscuous = from.getPromiscuous();
+  filter.all_multicast = from.getAllMulticast();
+  restored.active_pairs = from.getActivePairs();
+  if (!TakeMac(from.getMac(), filter.mac) || !TakeMacs(from.getUnicast(), filter.unicast) ||
+      !TakeMacs(from.getMulticast(), filter.multicast) || !TakeVlans(from.getVlans(), filter.vlans) ||
+      restored.active_pairs == 0 || restored.active_pairs > backend_->pair_count()) {
+    return Error{EPROTO, "saved state of a network interface is not one that an interface can have"};
+  }
+  if (filter.mac != guard_.rules().mac && !guard_.rules().any_mac) {
+    return Error{EPROTO, "saved state of a network interface is of one with another MAC address"};
+  }
+  // Switches along the way have to learn where it is now (§5.1.6.5.4).
+  restored.announcing = true;
+  state_ = std::move(restored);
+  restored_ = true;
+  return {};
+}
+
+}  // namespace bulkhead::device

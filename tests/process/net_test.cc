@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+// The real net process, sandboxed as ever, between a real tap and a fake runner's driver.
+#include <gtest/gtest.h>
+#include <sys/ioctl.h>
+
+#include "device-procs/common/virtio_pci_registers.h"
+#include "device-procs/common/virtqueue_driver.h"
+#include "ipc/rpc.h"
+#include "tests/process/device_process.h"
+#include "tests/process/tap_network.h"
+
+namespace bulkhead::test {
+namespace {
+
+using device::FeatureBit;
+using device::WriteEffect;
+using device::test::QueueDriver;
+using device::test::Used;
+
+constexpr uint16_t kQueueSize = 16;
+constexpr Gpa kData{0x100000};
+constexpr uint32_t kHeader = 12;
+constexpr uint8_t kGuest = 7, kHost = 1;
+// Checksums and segments both ways, merged buffers, control queue, many pairs.
+constexpr uint64_t kOffloads = FeatureBit(0) | FeatureBit(1) | FeatureBit(7) | FeatureBit(8) | FeatureBit(11);
+constexpr uint64_t kFeatures = kOffloads | FeatureBit(15) | FeatureBit(17) | FeatureBit(22);
+
+DeviceProcess::Options Net(TapNetwork& network) {
+  return {.configure =
+              [&network](control::VmConfig::Builder vm) {
+                auto net = vm.initNets(1)[0];
+                std::vector<OwnFd> queues = network.TakeQueues();
+                auto taps = net.initTaps(static_cast<unsigned>(queues.size()));
+                for (unsigned i = 0; i < taps.size(); ++i) taps.set(i, MakeFile(std::move(queues[i])));
+                auto mac = net.initMac(6);
+                mac[0] = 2;
+                mac[5] = kGuest;
+                net.setMtu(1500);
+              },
+          .plan = broker::PlanNets};
+}
+
+class NetFunction final : public device::test::FunctionRegisters {
+ public:
+  explicit NetFunction(DeviceProcess& process) : process_(process) {}
+
+  void Start(uint64_t features, uint16_t queues) {
+    ASSERT_TRUE(Negotiate(device::test::kVersion1 | features));
+    for (uint16_t i = 0; i < queues; ++i) {
+      queues_.push_back(std::make_unique<QueueDriver>(process_.memory(), Gpa{0x10000u + 0x1000u * i}, kQueueSize));
+      SetUpQueue(i, queues_.back()->layout());
+    }
+    EnableMsix(static_cast<uint16_t>(queues + 1));
+    GoLive();
+  }
+  QueueDriver& queue(uint16_t index) { return *queues_[index]; }
+  Used Wait(uint16_t index) {
+    EXPECT_TRUE(process_.AwaitInterrupt(index + 1u));
+    return queue(index).TakeUsed().value_or(Used{});
+  }
+  void Send(const std::string& frame, uint16_t pair = 0) {
+    const auto index = static_cast<uint16_t>(2 * pair + 1);
+    queue(index).PutText(kData, std::string(kHeader, '\0') + frame);
+    queue(index).Add({{kData, static_cast<uint32_t>(kHeader + frame.size())}});
+    process_.Kick(index);
+    Wait(index);
+  }
+  void Post(uint16_t index, Gpa at, uint32_t bytes) {
+    queue(index).Add({{at, bytes, true}});
+    process_.Kick(index);
+  }
+  int SetPairs(uint16_t control, uint8_t count) {
+    queue(control).PutText(kData, std::string{4, 0, static_cast<char>(count), 0});
+    queue(control).Add({{kData, 4}, {kData + 8, 1, true}});
+    process_.Kick(control);
+    Wait(control);
+    return queue(control).Get<uint8_t>(kData + 8);
+  }
+
+ private:
+  uint64_t Read(uint16_t region, uint64_t offset, uint8_t width) override {
+    return process_.channel().Read(region, offset, width);
+  }
+  WriteEffect Write(uint16_t region, uint64_t offset, uint8_t width, uint64_t value) override {
+    process_.channel().Write(region, offset, width, value);
+    return {};
+  }
+
+  DeviceProcess& process_;
+  std::vector<std::unique_ptr<QueueDriver>> queues_;
+};
+
+class NetProcessTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!TapNetwork::Possible()) GTEST_SKIP() << "only root can make a tap, where there is /dev/net/tun";
+  }
+  // On the heap: its destructor may throw, a test's may not.
+  std::unique_ptr<kj::AsyncIoContext> io_ = std::make_unique<kj::AsyncIoContext>(kj::setupAsyncIo());
+};
+
+TEST_F(NetProcessTest, CarriesPacketsBothWays) {
+  TapNetwork network(1);
+  DeviceProcess process(*io_, Net(network));
+  NetFunction function(process);
+  function.Start(kFeatures & ~FeatureBit(22), 3);
+  const std::string out = TestFrame(1514, kHost, kGuest), in = TestFrame(1400, kGuest, kHost);
+  function.Send(out);
+  EXPECT_EQ(network.Receive(), out);
+  function.Post(0, kData, 1000);
+  function.Post(0, kData + 1000, 1000);
+  network.Send(in);
+  EXPECT_EQ(function.Wait(0).length, 1000u);
+  EXPECT_EQ(function.queue(0).TakeUsed().value_or(Used{}).length, kHeader + 400);
+  EXPECT_EQ(function.queue(0).GetText(kData + kHeader, 1400), in);
+}
+
+TEST_F(NetProcessTest, NobodySpeaksAsAnotherMachine) {
+  TapNetwork network(1);
+  DeviceProcess process(*io_, Net(network));
+  NetFunction function(process);
+  function.Start(0, 2);
+  function.Send(TestFrame(60, kHost, kGuest + 1));
+  EXPECT_FALSE(network.HasFrame());
+  function.Send(TestFrame(61, kHost, kGuest));
+  EXPECT_EQ(network.Receive(), TestFrame(61, kHost, kGuest));
+}
+
+TEST_F(NetProcessTest, UsesAsManyQueuesOfTheTapAsTheDriverAsksFor) {
+  TapNetwork network(2);
+  DeviceProcess process(*io_, Net(network));
+  NetFunction function(process);
+  function.Start(kFeatures, 5);
+  const std::string in = TestFrame(60, kGuest, kHost);
+  // With one pair all arrives there, whatever queue the kernel would choose of both.
+  for (unsigned i = 0; i < 8; ++i) {
+    function.Post(0, kData + 0x1000, 2000);
+    network.Send(in);
+    EXPECT_EQ(function.Wait(0).length, kHeader + 60);
+  }
+  EXPECT_EQ(function.SetPairs(4, 2), 0);
+  function.Send(TestFrame(60, kHost, kGuest), 1);
+  EXPECT_EQ(network.Receive(), TestFrame(60, kHost, kGuest));
+  EXPECT_EQ(function.SetPairs(4, 1), 0);
+  EXPECT_EQ(function.SetPairs(4, 3), 1);
+  function.Post(0, kData + 0x1000, 2000);
+  network.Send(in);
+  EXPECT_EQ(function.Wait(0).length, kHeader + 60);
+}
+
+TEST_F(NetProcessTest, EndsWithItsBroker) {
+  TapNetwork network(2);
+  DeviceProcess process(*io_, Net(network));
+  process.HangUp();
+  EXPECT_NE(process.AwaitDeath().find("ended with status 0"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace bulkhead::test

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// A tap in a network namespace of its own, seen from the host's side by a packet socket. Only root can make it; nothing
+// of it is left when it ends.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "ipc/fd.h"
+
+namespace bulkhead::test {
+
+class TapNetwork {
+ public:
+  static bool Possible();
+  // With so many queues, opened as the launcher opens them.
+  explicit TapNetwork(unsigned queues);
+
+  std::vector<OwnFd> TakeQueues() { return std::move(queues_); }
+  void Send(const std::string& frame) const;
+  // The next frame of the tests' EtherType that came out of the tap; empty after a time that only a hang takes.
+  std::string Receive() const;
+  // Whether one is there now.
+  bool HasFrame() const;
+
+ private:
+  std::vector<OwnFd> queues_;
+  OwnFd socket_;
+};
+
+// A frame of the tests' EtherType.
+std::string TestFrame(size_t bytes, uint8_t to, uint8_t from);
+
+}  // namespace bulkhead::test
