@@ -27,8 +27,10 @@ using device::test::QueueDriver;
 constexpr uint64_t kBlock = 512;  // no cluster is smaller: what is written whole or not at all
 constexpr uint64_t kBlocks = 8192;
 constexpr uint64_t kMostBlocks = 128;
-constexpr uint16_t kChain = 4;    // descriptors that a request may take
-constexpr uint64_t kDataAt = 64;  // behind a request's header and status
+constexpr uint16_t kChain = 4;  // descriptors that a request may take
+// Behind a request's header and status. On a block's boundary: the kernel, told to kill, stops to copy where it meets a
+// page that is not there, which is inside of a block that lies on two.
+constexpr uint64_t kDataAt = kBlock;
 constexpr uint64_t kFeatures =
     device::test::kVersion1 | device::FeatureBit(9) | device::FeatureBit(13) | device::FeatureBit(14);
 enum Type : uint32_t { kWrite = 1, kFlush = 4, kDiscard = 11, kWriteZeroes = 13 };
