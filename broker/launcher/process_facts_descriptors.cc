@@ -48,6 +48,8 @@ FdKind FileKind(const struct stat& status, std::string_view target) {
   if (S_ISREG(status.st_mode)) {
     if (status.st_dev != MemfdDevice() || !target.starts_with("memfd:")) return FdKind::kFile;
     if (target.starts_with("memfd:guest-")) return FdKind::kGuestMemory;
+    // A disk's image like any other, which the launcher made (cloud_init.cc): it counts among a process's files.
+    if (target == "memfd:cloud-init") return FdKind::kFile;
     return target.starts_with("memfd:exits-") ? FdKind::kExitRing : FdKind::kOtherMemory;
   }
   if (S_ISSOCK(status.st_mode)) return FdKind::kSocket;

@@ -98,6 +98,16 @@ TEST(ProcessFacts, AProcessThatIsNotThereDoesNotExist) {
   EXPECT_FALSE(facts.memory);
 }
 
+TEST(ProcessFacts, TheDiskForCloudInitIsAFileAndNoOtherMemoryIs) {
+  const OwnFd seed(::memfd_create("cloud-init", MFD_CLOEXEC)), other(::memfd_create("cloud-init2", MFD_CLOEXEC));
+  const auto own = ReadDescriptors(::getpid());
+  ASSERT_TRUE(own);
+  for (const Descriptor& fd : *own) {
+    if (fd.number == seed.get()) EXPECT_EQ(fd.kind, FdKind::kFile);
+    if (fd.number == other.get()) EXPECT_EQ(fd.kind, FdKind::kOtherMemory);
+  }
+}
+
 TEST(ProcessFacts, DescriptorsAreOfTheKindsTheyAre) {
   const Subject subject([] {
     ::memfd_create("guest-x", 0);
