@@ -103,8 +103,11 @@ TEST(ProcessFacts, TheDiskForCloudInitIsAFileAndNoOtherMemoryIs) {
   const auto own = ReadDescriptors(::getpid());
   ASSERT_TRUE(own);
   for (const Descriptor& fd : *own) {
-    if (fd.number == seed.get()) EXPECT_EQ(fd.kind, FdKind::kFile);
-    if (fd.number == other.get()) EXPECT_EQ(fd.kind, FdKind::kOtherMemory);
+    if (fd.number == seed.get()) {
+      EXPECT_EQ(fd.kind, FdKind::kFile);
+    } else if (fd.number == other.get()) {
+      EXPECT_EQ(fd.kind, FdKind::kOtherMemory);
+    }
   }
 }
 
