@@ -14,28 +14,29 @@ constexpr unsigned kMaxFiles = 64;
 
 class ImageJob::Host final : public control::ImageHost::Server {
  public:
-  Host(ImageJob& job, kj::Own<kj::PromiseFulfiller<void>> ready) : job_(job), ready_(kj::mv(ready)) {}
+  Host(Revocable<ImageJob> job, kj::Own<kj::PromiseFulfiller<void>> ready)
+      : job_(std::move(job)), ready_(kj::mv(ready)) {}
 
   kj::Promise<void> grants(GrantsContext context) override {
     if (std::exchange(granted_, true)) return Failure("already granted");
     auto results = context.getResults();
-    results.setImages(job_.grants_.getRoot<capnp::List<control::ImageChain>>().asReader());
-    results.initSandbox().setReportViolations(job_.child_->reports_violations());
+    results.setImages(job_->grants_.getRoot<capnp::List<control::ImageChain>>().asReader());
+    results.initSandbox().setReportViolations(job_->child_->reports_violations());
     return kj::READY_NOW;
   }
   kj::Promise<void> ready(ReadyContext context) override {
-    if (job_.worker_) return Failure("already ready");
+    if (job_->worker_) return Failure("already ready");
     const auto params = context.getParams();
-    if (auto ready = job_.child_->SetReady(params.getSandbox().getViolations()); !ready.ok()) {
+    if (auto ready = job_->child_->SetReady(params.getSandbox().getViolations()); !ready.ok()) {
       return Failure(ready.error().message);
     }
-    job_.worker_ = params.getWorker();
+    job_->worker_ = params.getWorker();
     ready_->fulfill();
     return kj::READY_NOW;
   }
 
  private:
-  ImageJob& job_;
+  Revocable<ImageJob> job_;
   kj::Own<kj::PromiseFulfiller<void>> ready_;
   bool granted_ = false;
 };
@@ -45,7 +46,7 @@ ImageJob::ImageJob(kj::AsyncIoContext& io, const std::string& helpers,
   TakeImages(images, io.waitScope);
   auto ready = kj::newPromiseAndFulfiller<void>();
   child_ = std::make_unique<Child>(io, helpers + "/bulkhead-img", "img", "img",
-                                   kj::heap<Host>(*this, kj::mv(ready.fulfiller)),
+                                   kj::heap<Host>(self_.Get(), kj::mv(ready.fulfiller)),
                                    Birthplace{.cgroup = {}, .uid = ChildUids({}).Take()});
   auto dead = child_->WhenDead().then([](std::string how) { throw Failure(how); });
   ready.promise.exclusiveJoin(kj::mv(dead)).wait(io.waitScope);

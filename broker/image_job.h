@@ -11,6 +11,7 @@
 #include <string>
 
 #include "broker/child.h"
+#include "broker/revoker.h"
 #include "ipc/broker.capnp.h"
 
 namespace bulkhead::broker {
@@ -34,6 +35,7 @@ class ImageJob {
   capnp::MallocMessageBuilder grants_;  // with descriptors of this process's own
   std::unique_ptr<Child> child_;
   std::optional<control::ImageWorker::Client> worker_;
+  Revoker<ImageJob> self_{*this};  // last, so that it goes first
 };
 
 }  // namespace bulkhead::broker

@@ -16,6 +16,10 @@
 namespace bulkhead::broker {
 namespace {
 
+// Between two looks for I/O. KJ's default is not to look while there is anything to do, and a child that calls without
+// end would see to that: it alone would be served, and no `kill`.
+constexpr unsigned kMaxEventsInARow = 32;
+
 // Calls only take down what is wanted: the work is done on the main flow below, which may wait.
 class BrokerServer final : public control::Broker::Server {
  public:
@@ -149,6 +153,7 @@ int main(int argc, char** argv) {
     for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGTSTP}) ::signal(number, SIG_IGN);
     NameProcess(argc > 0 ? argv[0] : "bulkhead broker");
     auto io = kj::setupAsyncIo();
+    io.waitScope.setBusyPollInterval(broker::kMaxEventsInARow);
     broker::Serve(io);
     return 0;
   } catch (const std::exception& error) {

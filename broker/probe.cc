@@ -4,6 +4,7 @@
 #include "broker/child.h"
 #include "broker/child_uids.h"
 #include "broker/host_kvm.h"
+#include "broker/revoker.h"
 
 namespace bulkhead::broker {
 namespace {
@@ -13,27 +14,30 @@ using Status = control::ProbeReport::Status;
 // A guest that hangs the probe ends it.
 constexpr auto kProbeTime = 20 * kj::SECONDS;
 
+struct Probing {
+  const OwnFd& kvm;
+  control::ProbeReport::Builder out;
+  kj::PromiseFulfillerPair<void> reported = kj::newPromiseAndFulfiller<void>();
+};
+
 class ProbeHostServer final : public control::ProbeHost::Server {
  public:
-  ProbeHostServer(const OwnFd& kvm, control::ProbeReport::Builder out, kj::PromiseFulfiller<void>& reported)
-      : kvm_(kvm), out_(out), reported_(reported) {}
+  explicit ProbeHostServer(Revocable<Probing> probing) : probing_(std::move(probing)) {}
 
   kj::Promise<void> kvm(KvmContext context) override {
-    context.getResults().setKvm(ShareFile(kvm_.get()));
+    context.getResults().setKvm(ShareFile(probing_->kvm.get()));
     return kj::READY_NOW;
   }
   kj::Promise<void> report(ReportContext context) override {
     const auto report = context.getParams().getReport();
-    out_.setChecks(report.getChecks());
-    out_.setStockKernels(report.getStockKernels());
-    reported_.fulfill();
+    probing_->out.setChecks(report.getChecks());
+    probing_->out.setStockKernels(report.getStockKernels());
+    probing_->reported.fulfiller->fulfill();
     return kj::READY_NOW;
   }
 
  private:
-  const OwnFd& kvm_;
-  control::ProbeReport::Builder out_;
-  kj::PromiseFulfiller<void>& reported_;
+  Revocable<Probing> probing_;
 };
 
 void ReportFailure(control::ProbeReport::Builder out, const char* name, const std::string& detail) {
@@ -54,14 +58,15 @@ void Probe(kj::AsyncIoContext& io, const std::string& helpers, control::ProbeRep
     return;
   }
   try {
-    auto reported = kj::newPromiseAndFulfiller<void>();
-    Child probe(io, helpers + "/bulkhead-probe", "check", "probe",
-                kj::heap<ProbeHostServer>(kvm, out, *reported.fulfiller), {.cgroup = {}, .uid = ChildUids({}).Take()});
+    Probing probing{.kvm = kvm, .out = out};
+    Revoker self(probing);
+    Child probe(io, helpers + "/bulkhead-probe", "check", "probe", kj::heap<ProbeHostServer>(self.Get()),
+                {.cgroup = {}, .uid = ChildUids({}).Take()});
     auto dead = probe.WhenDead().then([](std::string how) { throw Failure(how); });
     auto late = io.provider->getTimer().afterDelay(kProbeTime).then([]() -> void {
       throw Failure("the test guests did not end in time");
     });
-    reported.promise.exclusiveJoin(kj::mv(dead)).exclusiveJoin(kj::mv(late)).wait(io.waitScope);
+    probing.reported.promise.exclusiveJoin(kj::mv(dead)).exclusiveJoin(kj::mv(late)).wait(io.waitScope);
   } catch (const FatalError& error) {
     ReportFailure(out, "sandbox", error.what());
   } catch (const kj::Exception& error) {

@@ -30,88 +30,88 @@ VmEnd::~VmEnd() = default;
 
 class VmRun::MachineControlServer final : public control::MachineControl::Server {
  public:
-  explicit MachineControlServer(VmRun& run) : run_(run) {}
+  explicit MachineControlServer(Revocable<VmRun> run) : run_(std::move(run)) {}
   kj::Promise<void> powerOff(PowerOffContext) override {
-    run_.End({ExitKind::POWER_OFF, ""});
+    run_->End({ExitKind::POWER_OFF, ""});
     return kj::READY_NOW;
   }
   kj::Promise<void> reset(ResetContext) override {
-    run_.End({ExitKind::RESET, ""});
+    run_->End({ExitKind::RESET, ""});
     return kj::READY_NOW;
   }
 
  private:
-  VmRun& run_;
+  Revocable<VmRun> run_;
 };
 
 class VmRun::DeviceHostServer final : public control::DeviceHost::Server {
  public:
-  DeviceHostServer(VmRun& run, size_t index) : run_(run), index_(index) {}
+  DeviceHostServer(Revocable<VmRun> run, size_t index) : run_(std::move(run)), index_(index) {}
   kj::Promise<void> grants(GrantsContext context) override {
     // Each answer costs this process descriptors.
     if (std::exchange(granted_, true)) return Failure("already granted");
-    run_.FillDeviceGrants(index_, context.getResults().initGrants());
+    run_->FillDeviceGrants(index_, context.getResults().initGrants());
     return kj::READY_NOW;
   }
   kj::Promise<void> ready(ReadyContext context) override {
-    DeviceProcess& process = run_.devices_[index_];
+    DeviceProcess& process = run_->devices_[index_];
     if (process.device || process.dead) return Failure("already ready");
-    if (auto ready = run_.TakeReport(*process.child, context.getParams().getSandbox()); !ready.ok()) {
+    if (auto ready = run_->TakeReport(*process.child, context.getParams().getSandbox()); !ready.ok()) {
       return Failure(ready.error().message);
     }
     process.device = context.getParams().getDevice();
-    if (--run_.not_ready_ == 0) run_.all_ready_.fulfiller->fulfill();
+    if (--run_->not_ready_ == 0) run_->all_ready_.fulfiller->fulfill();
     return kj::READY_NOW;
   }
 
  private:
-  VmRun& run_;
+  Revocable<VmRun> run_;
   size_t index_;
   bool granted_ = false;
 };
 
 class VmRun::RunnerHostServer final : public control::RunnerHost::Server {
  public:
-  explicit RunnerHostServer(VmRun& run) : run_(run) {}
+  explicit RunnerHostServer(Revocable<VmRun> run) : run_(std::move(run)) {}
   kj::Promise<void> grants(GrantsContext context) override {
     if (std::exchange(granted_, true)) return Failure("already granted");
-    run_.FillRunnerGrants(context.getResults().initGrants());
+    run_->FillRunnerGrants(context.getResults().initGrants());
     return kj::READY_NOW;
   }
   kj::Promise<void> device(DeviceContext context) override {
     const uint32_t index = context.getParams().getIndex();
-    if (index >= run_.devices_.size() || !told_.insert(index).second) return Failure("no such device");
-    run_.devices_[index].wiring->Describe(context.getResults().initWiring());
+    if (index >= run_->devices_.size() || !told_.insert(index).second) return Failure("no such device");
+    run_->devices_[index].wiring->Describe(context.getResults().initWiring());
     return kj::READY_NOW;
   }
   kj::Promise<void> ready(ReadyContext context) override {
-    if (run_.runner_) return Failure("already ready");
-    if (auto ready = run_.TakeReport(*run_.runner_process_, context.getParams().getSandbox()); !ready.ok()) {
+    if (run_->runner_) return Failure("already ready");
+    if (auto ready = run_->TakeReport(*run_->runner_process_, context.getParams().getSandbox()); !ready.ok()) {
       return Failure(ready.error().message);
     }
-    run_.runner_ = context.getParams().getRunner();
-    if (--run_.not_ready_ == 0) run_.all_ready_.fulfiller->fulfill();
+    run_->runner_ = context.getParams().getRunner();
+    if (--run_->not_ready_ == 0) run_->all_ready_.fulfiller->fulfill();
     return kj::READY_NOW;
   }
   kj::Promise<void> stopped(StoppedContext context) override {
     const auto reason = context.getParams().getReason();
     if (reason.isReset()) {
-      run_.End({ExitKind::RESET, "the guest shut its processor down (triple fault)"});
+      run_->End({ExitKind::RESET, "the guest shut its processor down (triple fault)"});
     } else {
-      run_.End({ExitKind::FAILURE, PlainLine(reason.getFailure().cStr())});
+      run_->End({ExitKind::FAILURE, PlainLine(reason.getFailure().cStr())});
     }
     return kj::READY_NOW;
   }
   kj::Promise<void> deviceFailed(DeviceFailedContext context) override {
     const auto params = context.getParams();
-    if (params.getDevice() >= run_.devices_.size()) return Failure("no such device");
-    const std::string& name = run_.devices_[params.getDevice()].plan->name;
-    run_.DeviceDied(params.getDevice(), name + " " + PlainLine(params.getReason().cStr()));
+    if (params.getDevice() >= run_->devices_.size()) return Failure("no such device");
+    const std::string& name = run_->devices_[params.getDevice()].plan->name;
+    run_->DeviceDied(params.getDevice(), name + " " + PlainLine(params.getReason().cStr()));
     return kj::READY_NOW;
   }
 
  private:
-  VmRun& run_;
+  Revocable<VmRun> run_;
   bool granted_ = false;
   std::set<uint32_t> told_;  // devices
 };
@@ -135,11 +135,11 @@ VmRun::VmRun(kj::AsyncIoContext& io, const std::string& helpers, const VmSetting
   }
   not_ready_ = process_count();
   runner_process_ = std::make_unique<Child>(io, helpers + "/bulkhead-vcpu-runner", settings.name, "vcpu-runner",
-                                            kj::heap<RunnerHostServer>(*this), place_for("vcpu-runner"));
+                                            kj::heap<RunnerHostServer>(self_.Get()), place_for("vcpu-runner"));
   for (size_t i = 0; i < devices_.size(); ++i) {
     const DevicePlan& plan = *devices_[i].plan;
     devices_[i].child = std::make_unique<Child>(io, helpers + "/" + plan.executable, settings.name, plan.name,
-                                                kj::heap<DeviceHostServer>(*this, i), place_for(plan.name));
+                                                kj::heap<DeviceHostServer>(self_.Get(), i), place_for(plan.name));
   }
   Supervise();
 }
@@ -312,7 +312,7 @@ void VmRun::FillDeviceGrants(size_t index, control::DeviceGrants::Builder out) {
   auto files = out.initFiles(static_cast<unsigned>(plan.files.size()));
   for (unsigned i = 0; i < plan.files.size(); ++i) files.set(i, ShareFile(plan.files[i].get()));
   if (plan.settings) out.getSettings().set(plan.settings->getRoot<capnp::AnyPointer>().asReader());
-  if (plan.controls_machine) out.setMachine(kj::heap<MachineControlServer>(*this));
+  if (plan.controls_machine) out.setMachine(kj::heap<MachineControlServer>(self_.Get()));
   out.setSpinNs(kExitSpinNs);
   out.initSandbox().setReportViolations(process.child->reports_violations());
 }

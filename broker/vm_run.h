@@ -13,6 +13,7 @@
 
 #include "broker/child.h"
 #include "broker/child_signals.h"
+#include "broker/revoker.h"
 #include "broker/vm_settings.h"
 #include "broker/wiring.h"
 
@@ -111,6 +112,7 @@ class VmRun {
   struct TaskErrors final : kj::TaskSet::ErrorHandler {
     void taskFailed(kj::Exception&&) override {}  // a dead peer is reported by its process's end
   } task_errors_;
+  Revoker<VmRun> self_{*this};  // last, so that it goes first
 };
 
 }  // namespace bulkhead::broker

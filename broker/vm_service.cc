@@ -42,33 +42,33 @@ OwnFd ListenAt(const std::string& path) {
 
 class VmService::ControlServer final : public control::VmControl::Server {
  public:
-  explicit ControlServer(VmService& service) : service_(service) {}
+  explicit ControlServer(Revocable<VmService> service) : service_(std::move(service)) {}
 
   kj::Promise<void> report(ReportContext context) override {
-    service_.Describe(context.getResults().initReport());
+    service_->Describe(context.getResults().initReport());
     return kj::READY_NOW;
   }
   kj::Promise<void> pressPowerButton(PressPowerButtonContext) override {
-    service_.state_ = "stopping";
+    service_->state_ = "stopping";
     Run().PressPowerButton();
     return kj::READY_NOW;
   }
   kj::Promise<void> kill(KillContext) override {
-    service_.Kill();
+    service_->Kill();
     return kj::READY_NOW;
   }
   kj::Promise<void> waitForEnd(WaitForEndContext context) override {
-    return service_.ended_.addBranch().then([context](VmEnd end) mutable {
+    return service_->ended_.addBranch().then([context](VmEnd end) mutable {
       auto report = context.getResults().initReport();
       report.setKind(end.kind);
       report.setDetail(end.detail);
     });
   }
   kj::Promise<void> pause(PauseContext) override {
-    return Run().Pause().then([this] { service_.state_ = "paused"; });
+    return Run().Pause().then([this] { service_->state_ = "paused"; });
   }
   kj::Promise<void> resume(ResumeContext) override {
-    return Run().Resume().then([this] { service_.state_ = "running"; });
+    return Run().Resume().then([this] { service_->state_ = "running"; });
   }
   kj::Promise<void> throttle(ThrottleContext context) override {
     const auto params = context.getParams();
@@ -77,11 +77,11 @@ class VmService::ControlServer final : public control::VmControl::Server {
 
  private:
   VmRun& Run() {
-    if (!service_.run_) throw Failure("the VM is being reset");
-    return *service_.run_;
+    if (!service_->run_) throw Failure("the VM is being reset");
+    return *service_->run_;
   }
 
-  VmService& service_;
+  Revocable<VmService> service_;
 };
 
 struct VmService::Connection {
@@ -161,7 +161,7 @@ void VmService::End(VmEnd end) {
   if (end_.fulfiller->isWaiting()) end_.fulfiller->fulfill(kj::mv(end));
 }
 
-control::VmControl::Client VmService::MakeControl() { return kj::heap<ControlServer>(*this); }
+control::VmControl::Client VmService::MakeControl() { return kj::heap<ControlServer>(self_.Get()); }
 
 void VmService::OpenControlSocket() {
   if (settings_.runtime_dir.empty()) return;

@@ -13,6 +13,7 @@
 #include "broker/cgroup.h"
 #include "broker/child_uids.h"
 #include "broker/listener.h"
+#include "broker/revoker.h"
 #include "broker/vm_run.h"
 
 namespace bulkhead::broker {
@@ -64,6 +65,7 @@ class VmService {
   std::optional<Listener> control_listener_;
   std::list<Listener> listeners_;  // of the consoles
   std::list<std::unique_ptr<Connection>> connections_;
+  Revoker<VmService> self_{*this};  // last, so that it goes first
 };
 
 }  // namespace bulkhead::broker

@@ -179,6 +179,18 @@ void FloodRpc(control::DeviceHost::Client& host, kj::WaitScope& wait) {
   }
 }
 
+// Calls without end and without waiting for answers, so that some have always come in and not been carried out.
+void FloodRpcToTheEnd(control::DeviceHost::Client& host, kj::WaitScope& wait) {
+  for (;;) {
+    kj::Vector<kj::Promise<void>> calls;
+    for (int i = 0; i < 100; ++i) {
+      calls.add(host.readyRequest().send().ignoreResult().catch_([](kj::Exception&&) {}));
+      calls.add(host.grantsRequest().send().ignoreResult().catch_([](kj::Exception&&) {}));
+    }
+    kj::joinPromises(calls.releaseAsArray()).wait(wait);
+  }
+}
+
 class LyingDevice final : public control::Device::Server {
  public:
   explicit LyingDevice(kj::Own<kj::PromiseFulfiller<void>> running) : running_(kj::mv(running)) {}
@@ -235,9 +247,10 @@ void Serve(const std::string& lie, kj::AsyncIoContext& io, ChildSandbox& sandbox
   ready.send().wait(io.waitScope);
   sandbox.Reported();
   walled = true;
-  if (lie == "flood") {
+  if (lie.ends_with("flood")) {
     // Whoever goes before the VM runs ends it.
     running.promise.wait(io.waitScope);
+    if (lie == "endless_flood") FloodRpcToTheEnd(host, io.waitScope);
     FloodRpc(host, io.waitScope);
   }
   broker.OnDisconnect().wait(io.waitScope);

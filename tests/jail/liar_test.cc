@@ -87,7 +87,7 @@ TEST_F(LiarTest, ForbiddenEffectsAreNotCarriedOut) {
 }
 
 TEST_F(LiarTest, FloodsAndStormsAreContained) {
-  for (const char* lie : {"storm", "flood"}) {
+  for (const char* lie : {"storm", "flood", "endless_flood"}) {
     SCOPED_TRACE(lie);
     ExpectAlive(*Start(lie));
   }
