@@ -139,8 +139,8 @@ PROCESS_TEST_SRC := $(wildcard tests/process/*.cc)
 # Started as the broker starts them, spoken to as the runner does.
 DEVICE_DRIVER_OBJ := $(call objects,$(filter-out broker/main.cc,$(BROKER_SRC)) vcpu-runner/device_channel.cc) \
   $(filter %_settings.capnp.o,$(SCHEMA_OBJECTS)) $(IPC_OBJ)
-$(BUILD)/tests/process: $(call objects,$(PROCESS_TEST_SRC)) $(DEVICE_DRIVER_OBJ)
-	$(call link,-lgtest_main -lgtest $(CHILD_LIBS))
+$(BUILD)/tests/process: $(call objects,$(PROCESS_TEST_SRC)) $(DEVICE_DRIVER_OBJ) $(BLOCK_OBJ)
+	$(call link,-lgtest_main -lgtest $(CHILD_LIBS) $(BLOCK_LIBS))
 
 # A hostile program in the place of each child, and what becomes of it.
 JAIL_TEST_SRC := $(wildcard tests/jail/*_test.cc) tests/jail/attempts.cc tests/process/harness.cc tests/process/device_process.cc

@@ -20,14 +20,6 @@ constexpr auto kQuiesceTime = 5 * kj::SECONDS;
 
 }  // namespace
 
-VmEnd::VmEnd(control::ExitReport::Kind end_kind, std::string end_detail)
-    : kind(end_kind), detail(std::move(end_detail)) {}
-VmEnd::VmEnd(const VmEnd&) = default;
-VmEnd::VmEnd(VmEnd&&) noexcept = default;
-VmEnd& VmEnd::operator=(const VmEnd&) = default;
-VmEnd& VmEnd::operator=(VmEnd&&) noexcept = default;
-VmEnd::~VmEnd() = default;
-
 class VmRun::MachineControlServer final : public control::MachineControl::Server {
  public:
   explicit MachineControlServer(Revocable<VmRun> run) : run_(std::move(run)) {}

@@ -14,23 +14,11 @@
 #include "broker/child.h"
 #include "broker/child_signals.h"
 #include "broker/revoker.h"
+#include "broker/vm_end.h"
 #include "broker/vm_settings.h"
 #include "broker/wiring.h"
 
 namespace bulkhead::broker {
-
-// Not an aggregate: inlined into KJ's promises, g++ 12 takes the string of one that is not there for uninitialized.
-struct VmEnd {
-  VmEnd(control::ExitReport::Kind kind, std::string detail);
-  VmEnd(const VmEnd& other);
-  VmEnd(VmEnd&& other) noexcept;
-  VmEnd& operator=(const VmEnd& other);
-  VmEnd& operator=(VmEnd&& other) noexcept;
-  ~VmEnd();
-
-  control::ExitReport::Kind kind;
-  std::string detail;
-};
 
 class VmRun {
  public:

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A file in memory for tests: keeps what is asked of it until it is told to carry it out, in any order, and remembers
-// writes and flushes, so that a test can say what the disk has after a power cut at any of them. What is computed
-// elsewhere is one more of the things that end late.
+// writes and flushes if it is told to. What is computed elsewhere is one more of the things that end late.
 #pragma once
 
 #include <algorithm>
@@ -14,25 +13,17 @@
 #include <vector>
 
 #include "device-procs/common/block/block_task.h"
+#include "device-procs/common/block/qcow2/write_log.h"
 
 namespace bulkhead::device::test {
 
 class MemoryFile final : public BlockChannel {
  public:
-  struct Change {
-    uint64_t offset = 0;
-    std::vector<std::byte> bytes;
-    uint64_t number = 0;
-  };
-  // All changes between two flushes: after a power cut in it any of them are there, whatever was asked for first.
-  using Period = std::vector<Change>;
-
   std::vector<std::byte> bytes;
   uint64_t max_bytes = UINT64_MAX;  // writes past this fail: the disk is full
   bool recording = false;
   int fault = 0;  // what the next request fails with when it is carried out
-  // Finished periods and the present one. A flush promises what was complete when it was asked for, no more.
-  std::vector<Period> periods{1};
+  WriteLog log;
   size_t writes = 0;
   size_t reads = 0;
 
@@ -52,32 +43,32 @@ class MemoryFile final : public BlockChannel {
   }
   void Write(uint64_t offset, std::span<const iovec> from, BlockCompletion& done) override {
     Ask([this, offset, vectors = std::vector<iovec>(from.begin(), from.end()), &done] {
-      Change change{offset, {}, 0};
+      std::vector<std::byte> written;
       for (const iovec& vector : vectors) {
         const auto* start = static_cast<const std::byte*>(vector.iov_base);
-        change.bytes.insert(change.bytes.end(), start, start + vector.iov_len);
+        written.insert(written.end(), start, start + vector.iov_len);
       }
-      done.Completed(Apply(std::move(change)));
+      done.Completed(Apply(offset, std::move(written)));
     });
   }
   void Flush(BlockCompletion& done) override {
-    Ask([this, &done, promised = next_number_] {
+    Ask([this, &done, promised = log.next_number()] {
       if (fault != 0) return done.Completed(std::exchange(fault, 0));
-      if (recording) EndPeriod(promised);
+      if (recording) log.Flushed(promised);
       done.Completed(0);
     });
   }
   void Discard(uint64_t offset, uint64_t size_bytes, BlockCompletion& done) override {
     Ask([this, offset, size_bytes, &done] {
       const uint64_t end = std::min<uint64_t>(offset + size_bytes, bytes.size());
-      if (offset < end) (void)Apply({offset, std::vector<std::byte>(end - offset), 0});
+      if (offset < end) (void)Apply(offset, std::vector<std::byte>(end - offset));
       done.Completed(0);
     });
   }
   void WriteZeroes(uint64_t offset, uint64_t size_bytes, bool, BlockCompletion& done) override {
     Ask([this, offset, size_bytes, &done] {
       const bool fits = offset <= max_bytes && size_bytes <= max_bytes - offset;
-      done.Completed(fits ? Apply({offset, std::vector<std::byte>(size_bytes), 0}) : ENOSPC);
+      done.Completed(fits ? Apply(offset, std::vector<std::byte>(size_bytes)) : ENOSPC);
     });
   }
 
@@ -112,33 +103,18 @@ class MemoryFile final : public BlockChannel {
     }
     return std::move(value).value();
   }
-  static void ApplyTo(std::vector<std::byte>& to, const Change& change) {
-    if (to.size() < change.offset + change.bytes.size()) to.resize(change.offset + change.bytes.size());
-    std::memcpy(to.data() + change.offset, change.bytes.data(), change.bytes.size());
-  }
 
  private:
-  int Apply(Change change) {
+  int Apply(uint64_t offset, std::vector<std::byte> written) {
     if (fault != 0) return std::exchange(fault, 0);
-    if (change.offset + change.bytes.size() > max_bytes) return ENOSPC;
+    if (offset + written.size() > max_bytes) return ENOSPC;
     ++writes;
-    change.number = next_number_++;
-    ApplyTo(bytes, change);
-    if (recording) periods.back().push_back(std::move(change));
+    WriteLog::ApplyTo(bytes, offset, written);
+    if (recording) log.Add(offset, std::move(written));
     return 0;
   }
 
-  void EndPeriod(uint64_t promised) {
-    Period& now = periods.back();
-    const auto first_open =
-        std::find_if(now.begin(), now.end(), [&](const Change& change) { return change.number >= promised; });
-    Period next(std::make_move_iterator(first_open), std::make_move_iterator(now.end()));
-    now.erase(first_open, now.end());
-    periods.push_back(std::move(next));
-  }
-
   std::deque<std::function<void()>> waiting_;
-  uint64_t next_number_ = 0;
 };
 
 // Computes when the file is told to carry it out, or when the test says so.

@@ -15,12 +15,15 @@
 #include "device-procs/common/block/qcow2/compression.h"
 #include "device-procs/common/block/qcow2/create.h"
 #include "device-procs/common/block/qcow2/memory_file.h"
+#include "device-procs/common/block/qcow2/power_cut.h"
 #include "device-procs/common/block/qcow2/qcow2_channel.h"
 
 namespace bulkhead::qcow2::test {
 
+using device::test::AfterPowerCut;
 using device::test::LateOffload;
 using device::test::MemoryFile;
+using device::test::WriteLog;
 
 constexpr uint64_t kDiskBytes = 3 << 20;
 
@@ -33,18 +36,6 @@ struct Variant {
 };
 
 std::ostream& operator<<(std::ostream& out, const Variant& variant) { return out << variant.name; }
-
-// One request of a guest, whose end is noticed.
-struct Request final : device::BlockCompletion {
-  void Completed(int e) override {
-    error = e;
-    ended = true;
-  }
-  std::vector<std::byte> bytes;
-  iovec vector{};
-  int error = 0;
-  bool ended = false;
-};
 
 class Qcow2Disk : public testing::TestWithParam<Variant> {
  protected:

@@ -23,52 +23,16 @@ TEST_P(Qcow2Disk, IsWhatWasWritten) {
   JudgeDisk();
 }
 
-// What the disk has after a power cut: all periods before, and of this one any of the changes, torn or whole.
-std::vector<std::byte> AfterPowerCut(const std::vector<std::byte>& before, const MemoryFile::Period& period,
-                                     std::mt19937_64& random) {
-  std::vector<std::byte> bytes = before;
-  const uint64_t of_ten = random() % 11;
-  for (const MemoryFile::Change& change : period) {
-    if (random() % 10 >= of_ten) continue;
-    if (random() % 4 != 0) {
-      MemoryFile::ApplyTo(bytes, change);
-      continue;
-    }
-    for (size_t at = 0; at < change.bytes.size(); at += 512) {
-      if (random() % 2 == 0) continue;
-      const auto from = change.bytes.begin() + static_cast<ptrdiff_t>(at);
-      const auto size = static_cast<ptrdiff_t>(std::min<size_t>(512, change.bytes.size() - at));
-      MemoryFile::ApplyTo(bytes, {change.offset + at, {from, from + size}, 0});
-    }
-  }
-  return bytes;
-}
-
 // An image after a power cut: its tables agree but for leaks, and it has what the model had at the last flush wherever
 // nothing was written since.
 void CheckAfterPowerCut(const std::vector<std::byte>& bytes, MemoryFile& base, const std::vector<std::byte>& model,
                         const std::vector<bool>& touched) {
-  MemoryFile file;
-  file.bytes = bytes;
-  OpenOptions options;
-  options.purpose = Purpose::kCheck;
-  if (!base.bytes.empty()) options.backing = {&base, base.bytes.size()};
-  device::InlineOffload offload;
-  Qcow2Channel disk(file, {.size_bytes = bytes.size()}, offload, options);
-  OrThrow(file.Do(disk.Open()));
-  const CheckReport report = OrThrow(file.Do(Check(disk, Repair::kNone)));
-  ASSERT_EQ(report.corruptions, 0u) << (report.messages.empty() ? "" : report.messages[0]);
-  Request read;
-  read.bytes.resize(kDiskBytes);
-  read.vector = {read.bytes.data(), read.bytes.size()};
-  disk.Read(0, {&read.vector, 1}, read);
-  while (file.Step() || base.Step()) {
-  }
-  ASSERT_TRUE(read.ended);
-  ASSERT_EQ(read.error, 0);
+  std::vector<std::byte> content;
+  ReadAfterPowerCut(bytes, base, content);
+  if (testing::Test::HasFatalFailure()) return;
   for (size_t sector = 0; sector < touched.size(); ++sector) {
     if (touched[sector]) continue;
-    ASSERT_EQ(std::memcmp(read.bytes.data() + sector * 512, model.data() + sector * 512, 512), 0)
+    ASSERT_EQ(std::memcmp(content.data() + sector * 512, model.data() + sector * 512, 512), 0)
         << "sector " << sector << " was flushed and is not there";
   }
 }
@@ -88,15 +52,15 @@ TEST_P(Qcow2Disk, PowerCutLeavesWhatWasFlushedAndAtWorstLeaks) {
       // Whatever the batch wrote, even if it wrote the same.
       if (model_[i] != flushed[i]) touched[i / 512] = true;
     }
-    for (const MemoryFile::Period& period : file_.periods) {
+    for (const WriteLog::Period& period : file_.log.periods) {
       for (int cut = 0; cut < kCutsInEachPeriod; ++cut) {
         CheckAfterPowerCut(AfterPowerCut(durable, period, random_), base_, flushed, touched);
         if (HasFatalFailure()) return;
       }
-      for (const MemoryFile::Change& change : period) MemoryFile::ApplyTo(durable, change);
+      for (const WriteLog::Change& change : period) WriteLog::ApplyTo(durable, change);
     }
     ASSERT_EQ(durable, file_.bytes);
-    file_.periods.assign(1, {});
+    file_.log.periods.assign(1, {});
     flushed = model_;
   }
 }
@@ -105,7 +69,7 @@ TEST_P(Qcow2Disk, PowerCutLeavesWhatWasFlushedAndAtWorstLeaks) {
 TEST_P(Qcow2Disk, AFlushBesideAnotherWaitsForWhatThatOneTook) {
   for (int round = 0; round < 20; ++round) {
     file_.recording = true;
-    file_.periods.assign(1, {});
+    file_.log.periods.assign(1, {});
     std::vector<std::byte> durable = file_.bytes;
     const uint64_t offset = random_() % (kDiskBytes / 512) * 512;
     const auto value = static_cast<std::byte>(round + 1);
@@ -120,8 +84,8 @@ TEST_P(Qcow2Disk, AFlushBesideAnotherWaitsForWhatThatOneTook) {
     while (!second.ended && (file_.Step() || base_.Step())) {
     }
     ASSERT_TRUE(second.ended && second.error == 0);
-    for (size_t i = 0; i + 1 < file_.periods.size(); ++i) {
-      for (const MemoryFile::Change& change : file_.periods[i]) MemoryFile::ApplyTo(durable, change);
+    for (size_t i = 0; i + 1 < file_.log.periods.size(); ++i) {
+      for (const WriteLog::Change& change : file_.log.periods[i]) WriteLog::ApplyTo(durable, change);
     }
     CheckAfterPowerCut(durable, base_, model_, std::vector<bool>(kDiskBytes / 512));
     if (HasFatalFailure()) return;
