@@ -61,6 +61,7 @@ void ImageJob::TakeImages(capnp::List<control::ImageChain>::Reader images, kj::W
   for (unsigned i = 0; i < images.size(); ++i) {
     chains[i].setIgnoreBacking(images[i].getIgnoreBacking());
     chains[i].setForCheck(images[i].getForCheck());
+    chains[i].setSnapshot(images[i].getSnapshot());
     const auto from = images[i].getFiles();
     auto to = chains[i].initFiles(from.size());
     for (unsigned j = 0; j < from.size(); ++j) {

@@ -27,6 +27,7 @@ struct ImageChain {
   files @0 :List(ImageGrant);    # topmost first
   ignoreBacking @1 :Bool;        # the topmost is looked at alone, whatever its header names
   forCheck @2 :Bool;             # it may be marked dirty or corrupt
+  snapshot @3 :Text;             # the topmost is shown as it was in this one, by id or name; empty: as it is
 }
 
 struct ImageSnapshot {

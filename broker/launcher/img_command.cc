@@ -189,10 +189,15 @@ ImgOptions OverNewBacking(const ImgOptions& options, const std::string& image) {
 }
 
 int Convert(kj::AsyncIoContext& io, const ImgOptions& options) {
-  Chain source = OpenChain(io, options, true);
+  const auto open_source = [&] {
+    Chain source = OpenChain(io, options, true);
+    source.snapshot = options.snapshot_name;
+    return source;
+  };
+  Chain source = open_source();
   uint64_t size_bytes = 0;
   {
-    ImgSession session(io, One(OpenChain(io, options, true)));
+    ImgSession session(io, One(open_source()));
     size_bytes = session.Wait(session.worker().infoRequest().send()).getInfo().getVirtualBytes();
   }
   bool made = false;

@@ -144,6 +144,9 @@ void AddConvert(CLI::App& convert, Raw& raw) {
   convert.add_flag("-c,--compress", raw.options.compress, "compressed clusters (qcow2)");
   convert.add_flag("-p,--progress", raw.options.progress, "show how far it is; on a terminal it does so anyway");
   convert.add_flag("-q,--quiet", raw.options.quiet, "say nothing");
+  convert
+      .add_option("-l,--snapshot", raw.options.snapshot_name, "what the disk was in this one, by id or name (qcow2)")
+      ->type_name("NAME");
   convert.add_flag("-n,--no-create", raw.options.no_create, "the target is there");
   convert.add_flag("-W", raw.any_order, "data may be written in any order, as they always are");
   convert.add_option("-m,--requests", raw.options.requests, "requests at one time, 1 to 16 (default 8)")

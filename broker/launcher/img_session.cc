@@ -33,6 +33,7 @@ control::ImageWorker::Client Start(kj::AsyncIoContext& io, BrokerProcess& broker
   for (unsigned i = 0; i < images.size(); ++i) {
     images[i].setIgnoreBacking(chains[i].alone);
     images[i].setForCheck(chains[i].for_check);
+    images[i].setSnapshot(chains[i].snapshot);
     auto files = images[i].initFiles(static_cast<unsigned>(chains[i].files.size()));
     for (unsigned j = 0; j < files.size(); ++j) {
       ChainFile& file = chains[i].files[j];

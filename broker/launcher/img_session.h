@@ -27,6 +27,7 @@ struct ChainFile {
 struct Chain {
   std::vector<ChainFile> files;  // topmost first
   bool alone = false;            // only the topmost is looked at
+  std::string snapshot = {};     // the topmost is shown as it was in this one
   bool for_check = false;
 };
 

@@ -44,6 +44,7 @@ std::unique_ptr<device::ImageChain> TakeChain(control::ImageChain::Reader grant,
   }
   device::ImageChainOptions options;
   options.ignore_backing = grant.getIgnoreBacking();
+  options.snapshot = grant.getSnapshot().cStr();
   options.backing_hint = "give it with --backing FILE, or add --backing-from-header";
   options.past_end = device::PastEnd::kZeroes;
   if (grant.getForCheck()) options.purpose = qcow2::Purpose::kCheck;

@@ -200,6 +200,28 @@ TEST_F(Img, ConvertsWhatABackingFileDoesNotHave) {
   Judge("! test -e out");
 }
 
+TEST_F(Img, ConvertsWhatASnapshotHas) {
+  MakeSource();
+  // The first by us, the second by QEMU, of another size, under a name that is the first one's id.
+  Do({"convert", "-q", "-O", "qcow2", Path("raw"), Path("top")});
+  Do({"snapshot", "-c", "first", Path("top")});
+  Do({"resize", "-q", Path("top"), "40M"});
+  Judge(
+      "qemu-io -f qcow2 -c 'write -P 7 1M 3M' -c 'write -P 8 30M 1M' top && qemu-img snapshot -c 1 top && "
+      "qemu-img convert -O raw top second && qemu-io -f qcow2 -c 'write -P 9 0 40M' top && cp top before");
+  for (const auto& [snapshot, model] : {std::pair{"first", "raw"}, {"1", "raw"}, {"2", "second"}}) {
+    Do({"convert", "-q", "-l", snapshot, Path("top"), Path("out")});
+    Judge(std::string("cmp out ") + model);
+    Do({"convert", "-q", "-c", "-O", "qcow2", "-l", snapshot, Path("top"), Path("out.qcow2")});
+    Judge(std::string("qemu-img check -q out.qcow2 && qemu-img compare -f qcow2 -F raw out.qcow2 ") + model +
+          " && rm out out.qcow2");
+  }
+  Judge("cmp top before");
+  ExpectLine({"convert", "-l", "third", Path("top"), Path("out")}, kFailure, "no snapshot 'third'");
+  ExpectLine({"convert", "-f", "raw", "-l", "first", Path("raw"), Path("out")}, kFailure, "no snapshots");
+  Judge("! test -e out");
+}
+
 TEST_F(Img, WhatALargerDiskGainsIsZeroes) {
   Judge("yes base | head -c 8M >base");
   for (const std::string options : {"compat=1.1", "compat=0.10", "compat=0.10,cluster_size=4k"}) {

@@ -8,6 +8,7 @@
 #include "device-procs/common/block/qcow2/buffer.h"
 #include "device-procs/common/block/qcow2/header.h"
 #include "device-procs/common/block/qcow2/qcow2_channel.h"
+#include "device-procs/common/block/qcow2/snapshots.h"
 
 namespace bulkhead::device {
 namespace {
@@ -41,11 +42,13 @@ class ImageChain::Channel final : public BlockChannel {
 
   // From the bottom up: each needs to know how large what is below it is.
   Task<Result<void>> Open() override {
-    if (image_.IsPlain()) co_return Result<void>();
     qcow2::Backing below;
-    for (size_t i = image_.layers_.size(); i-- != 0;) {
+    for (size_t i = image_.IsPlain() ? 0 : image_.layers_.size(); i-- != 0;) {
       Result<void> opened = co_await OpenLayer(i, below);
       if (!opened.ok()) co_return Named(i, opened.error());
+    }
+    if (!image_.options_.snapshot.empty() && image_.qcow2_ == nullptr) {
+      co_return Named(0, {ENOTSUP, "images of this format have no snapshots"});
     }
     co_return Result<void>();
   }
@@ -94,8 +97,12 @@ class ImageChain::Channel final : public BlockChannel {
       Result<qcow2::Qcow2Channel*> opened = co_await OpenQcow2(layer, file, below);
       if (!opened.ok()) co_return opened.error();
       channel = *opened;
-      size_bytes = (*opened)->header().size_bytes;
       if (index == 0) image_.qcow2_ = *opened;
+      if (index == 0 && !image_.options_.snapshot.empty()) {
+        Result<void> shown = co_await qcow2::ShowSnapshot(**opened, image_.options_.snapshot);
+        if (!shown.ok()) co_return shown;
+      }
+      size_bytes = (*opened)->header().size_bytes;
     }
     below = {channel, size_bytes};
     if (index != 0) co_return Result<void>();

@@ -39,6 +39,7 @@ struct ImageFile {
 struct ImageChainOptions {
   // The header may name a file below that was not given (`bulkhead img info` and the like look at one file alone).
   bool ignore_backing = false;
+  std::string snapshot = {};  // the topmost, opened read-only, is shown as it was in this one, by id or name
   // What the user can do where a header names a file that was not given.
   std::string backing_hint = "give it with backing=FILE, or backing-from-header if you trust whoever wrote the image";
   // What a raw image gives past its end, and so whether its last part of a block counts.

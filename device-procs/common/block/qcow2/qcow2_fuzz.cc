@@ -263,7 +263,11 @@ class Disk {
         if (writes) Do(CreateSnapshot(*disk_, std::string(input_.Take<uint8_t>(), 'x'), 5));
         break;
       case 1:
-        if (writes) Do(ApplySnapshot(*disk_, std::to_string(1 + input_.TakeBelow(3))));
+        if (writes) {
+          Do(ApplySnapshot(*disk_, std::to_string(1 + input_.TakeBelow(3))));
+        } else if (purpose_ == Purpose::kUse) {
+          Do(ShowSnapshot(*disk_, std::to_string(1 + input_.TakeBelow(3))));
+        }
         break;
       case 2:
         if (writes) Do(DeleteSnapshot(*disk_, std::to_string(1 + input_.TakeBelow(3))));

@@ -292,6 +292,22 @@ Task<Result<void>> RemoveSnapshot(Qcow2Channel& image, SnapshotTable table, Snap
 
 }  // namespace
 
+Task<Result<void>> ShowSnapshot(Qcow2Channel& image, std::string which) {
+  ImageState& state = image.state();
+  if (!state.read_only) co_return Error{EINVAL, "a snapshot is shown only of an image that is read only"};
+  Result<SnapshotTable> table = co_await ReadSnapshots(state);
+  if (!table.ok()) co_return table.error();
+  const auto snapshot = FindSnapshot(table->snapshots, which);
+  if (snapshot == table->snapshots.end()) co_return Unknown(which);
+  Result<WholeTable> l1 = co_await ReadL1(state, *snapshot);
+  if (!l1.ok()) co_return l1.error();
+  if (auto usable = CheckUsable(state, *snapshot, l1->entries); !usable.ok()) co_return usable;
+  for (uint64_t& entry : l1->entries) entry &= kOffsetMask;
+  state.l1 = std::move(*l1);
+  state.header.size_bytes = snapshot->disk_bytes;
+  co_return Result<void>();
+}
+
 Task<Result<void>> CreateSnapshot(Qcow2Channel& image, std::string name, int64_t now_ns) {
   ImageState& state = image.state();
   Result<SnapshotTable> table = co_await ReadSnapshots(state);

@@ -31,6 +31,9 @@ struct SnapshotTable {
 
 device::Task<Result<SnapshotTable>> ReadSnapshots(ImageState& state);
 
+// The disk of an image that is read only shows what it was, as long as it is open.
+device::Task<Result<void>> ShowSnapshot(Qcow2Channel& image, std::string which);
+
 // `now_ns`: since 1970. Each is durable at its end; cut off, it leaves the image with clusters that are not used.
 device::Task<Result<void>> CreateSnapshot(Qcow2Channel& image, std::string name, int64_t now_ns);
 // The disk becomes what it was. `which` is an id or a name.

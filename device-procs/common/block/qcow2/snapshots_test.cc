@@ -47,6 +47,7 @@ TEST_P(Qcow2Jobs, SnapshotsKeepWhatTheDiskWas) {
               " IMAGE IMAGE.out && cmp IMAGE.out RAW; s=$?; rm -f IMAGE.out; exit $s",
           kept[static_cast<size_t>(i)]);
   }
+  EXPECT_EQ(file_.Do(ShowSnapshot(*disk_, "s1")).error().code, EINVAL);
   OrThrow(file_.Do(ApplySnapshot(*disk_, "s1")));
   model_ = kept[1];
   ExpectClean();
