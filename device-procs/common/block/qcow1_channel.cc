@@ -99,7 +99,11 @@ Result<Header> ParseHeader(std::span<const std::byte> bytes) {
 
 Qcow1Channel::Qcow1Channel(device::BlockChannel& file, const device::BlockGeometry& file_geometry,
                            device::Offload& offload, qcow2::Backing backing)
-    : file_(file), file_end_(RoundUp(file_geometry.size_bytes, kSectorBytes)), backing_(backing), unpacking_(offload) {}
+    : file_(file),
+      file_end_(RoundUp(file_geometry.size_bytes, kSectorBytes)),
+      backing_(backing),
+      work_(file_geometry.stored_bytes),
+      unpacking_(offload) {}
 
 Qcow1Channel::~Qcow1Channel() = default;
 
@@ -295,6 +299,9 @@ void Qcow1Channel::WriteZeroes(uint64_t, uint64_t, bool, BlockCompletion& done) 
 Task<Result<device::BlockExtent>> Qcow1Channel::Map(uint64_t offset, uint64_t size_bytes) {
   const Result<Extent> found = co_await Find(offset, size_bytes);
   if (!found.ok()) co_return found.error();
+  const bool has_table = l1_[offset >> header_.cluster_bits >> header_.l2_bits] != 0;
+  const uint64_t looked_at = has_table ? DivideUp(found->size_bytes, cluster_bytes()) : uint64_t{1};
+  if (Result<void> spent = work_.Spend(looked_at); !spent.ok()) co_return spent.error();
   device::BlockExtent extent{.size_bytes = found->size_bytes, .file_offset = {}};
   extent.data = found->kind != Extent::Kind::kUnallocated;
   extent.compressed = found->kind == Extent::Kind::kCompressed;

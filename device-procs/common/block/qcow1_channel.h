@@ -12,6 +12,7 @@
 #include "device-procs/common/block/qcow2/packing.h"
 #include "device-procs/common/block/qcow2/reader.h"
 #include "device-procs/common/block/qcow2/table_cache.h"
+#include "device-procs/common/block/work_limit.h"
 
 namespace bulkhead::qcow1 {
 
@@ -48,6 +49,7 @@ class Qcow1Channel final : public device::BlockChannel {
 
   const Header& header() const { return header_; }
   const std::string& backing_file() const { return backing_file_; }  // as written; empty: none
+  device::WorkLimit& work() { return work_; }                        // of those who map all of it
 
  private:
   struct Extent;
@@ -69,6 +71,7 @@ class Qcow1Channel final : public device::BlockChannel {
   device::BlockChannel& file_;
   const uint64_t file_end_;
   const qcow2::Backing backing_;
+  device::WorkLimit work_;
   Header header_;
   std::string backing_file_;
   std::vector<uint64_t> l1_;  // aligned to sectors, in the file

@@ -231,5 +231,26 @@ TEST_F(Qcow1, EntriesThatCannotBeFailWhatReadsThem) {
   EXPECT_EQ(ReadError(), 0);
 }
 
+TEST_F(Qcow1, MapOfOneTableAgainAndAgainEnds) {
+  Make(2048);
+  // A disk of many tables, all of which are the one.
+  constexpr uint64_t kTables = 4096;
+  StoreBe64(file_.bytes.data() + 24, kTables * 32768);
+  StoreBe64(file_.bytes.data() + 40, 16384);
+  for (uint64_t i = 0; i < kTables; ++i) StoreBe64(file_.bytes.data() + 16384 + i * 8, 1024);
+  for (uint64_t i = 0; i < 64; ++i) StoreBe64(file_.bytes.data() + 1024 + i * 8, 2048);
+  OrThrow(Open());
+  // What a disk of so many tables may take, nearly.
+  OrThrow(disk_->work().Spend((uint64_t{1} << 27) - 100'000));
+  uint64_t offset = 0;
+  Result<device::BlockExtent> extent = device::BlockExtent{};
+  while (extent.ok() && offset < kTables * 32768) {
+    extent = file_.Do(disk_->Map(offset, kTables * 32768 - offset));
+    if (extent.ok()) offset += extent->size_bytes;
+  }
+  ASSERT_FALSE(extent.ok());
+  EXPECT_EQ(extent.error().code, E2BIG);
+}
+
 }  // namespace
 }  // namespace bulkhead::qcow1

@@ -14,7 +14,7 @@
 #include "device-procs/common/block/block_image.h"
 #include "device-procs/common/block/qcow2/header.h"
 #include "device-procs/common/block/qcow2/table_cache.h"
-#include "device-procs/common/block/qcow2/work_limit.h"
+#include "device-procs/common/block/work_limit.h"
 
 namespace bulkhead::qcow2 {
 
@@ -67,7 +67,7 @@ struct ImageState {
   uint64_t file_end = 0;
   // The tables contradict each other: nothing is written any more.
   bool corrupt = false;
-  WorkLimit work;  // of jobs on the whole image
+  device::WorkLimit work;  // of jobs on the whole image
 
   const Layout& layout() const { return header.layout; }
   uint64_t cluster_bytes() const { return header.layout.cluster_bytes(); }

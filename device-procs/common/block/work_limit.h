@@ -8,7 +8,7 @@
 
 #include "ipc/result.h"
 
-namespace bulkhead::qcow2 {
+namespace bulkhead::device {
 
 class WorkLimit {
  public:
@@ -55,4 +55,4 @@ class WorkLimit {
   bool exceeded_ = false;
 };
 
-}  // namespace bulkhead::qcow2
+}  // namespace bulkhead::device
