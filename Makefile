@@ -34,14 +34,20 @@ ALL_CXXFLAGS := -std=c++20 $(WARNINGS) $(HARDENING) $(CXXFLAGS) -ffunction-secti
 LINK_HARDENING := -Wl,-z,relro,-z,now,-z,noexecstack,--gc-sections
 # KJ's network code warns of getaddrinfo and the like in static programs; nothing here calls it.
 LINK := -static-pie $(LINK_HARDENING) -Wl,--no-warnings -pthread
+# Dynamic as far as it has to be.
+DYNAMIC_LINK := -pie -static-libstdc++ -static-libgcc $(LINK_HARDENING) -pthread
 ifneq ($(SAN),)
 ALL_CXXFLAGS := $(filter-out -D_FORTIFY_SOURCE=2,$(ALL_CXXFLAGS)) -U_FORTIFY_SOURCE -fsanitize=$(SANITIZERS) -fno-sanitize=vptr \
   -fno-sanitize-recover=all -fno-omit-frame-pointer
 LINK := -pie $(LINK_HARDENING) -pthread -fsanitize=$(SANITIZERS) -fno-sanitize=vptr
+DYNAMIC_LINK := $(LINK)
 endif
 RPC_LIBS := -lcapnp-rpc -lcapnp -lkj-async -lkj
 CHILD_LIBS := $(RPC_LIBS) -lseccomp -lcap-ng
 BLOCK_LIBS := -luring -lz -lzstd
+SLIRP_LIBS := -Wl,-Bstatic $(CHILD_LIBS) -Wl,-Bdynamic -lslirp -lglib-2.0
+
+SLIRP_FLAGS = $(shell pkg-config --cflags slirp)
 
 # Sources. A file's folder says which executable it belongs to; main.cc is its entry.
 sources = $(filter-out %_test.cc %_fuzz.cc,$(wildcard $(addsuffix /*.cc,$(1))))
@@ -51,12 +57,15 @@ SCHEMA_HEADERS := $(SCHEMAS:%=$(GEN)/%.h)
 SCHEMA_OBJECTS := $(SCHEMAS:%=$(BUILD)/obj/gen/%.o)
 schema_objects = $(patsubst %,$(BUILD)/obj/gen/%.o,$(wildcard $(addsuffix /*.capnp,$(1))))
 
-DEVICES := chipset console disk img net rng
+DEVICES := chipset console disk img net rng usernet
 IPC_SRC := $(call sources,ipc)
 COMMON_SRC := $(call sources,device-procs/common)
 # Image formats: only in the processes that read images.
 BLOCK_SRC := $(call sources,device-procs/common/block device-procs/common/block/qcow2)
 BLOCK_DEVICES := disk img
+# User-mode networking: Debian has libslirp as a shared library only, so this one executable is dynamic. Its libraries are
+# there when it starts, before it enters its empty root. Its file that defines calls of the C library is no one else's.
+SLIRP_SRC := $(call sources,device-procs/usernet/slirp)
 BROKER_SRC := $(call sources,broker broker/plans)
 LAUNCHER_SRC := $(call sources,broker/launcher)
 RUNNER_SRC := $(call sources,vcpu-runner vcpu-runner/boot vcpu-runner/kvm)
@@ -90,6 +99,7 @@ $(GEN)/vcpu-runner/boot/dsdt_aml.h: vcpu-runner/boot/dsdt.asl
 
 GENERATED := $(SCHEMA_HEADERS) $(GEN)/vcpu-runner/boot/dsdt_aml.h
 
+$(BUILD)/obj/device-procs/usernet/slirp/%.o: ALL_CXXFLAGS += $(SLIRP_FLAGS)
 $(BUILD)/obj/%.o: %.cc Makefile | $(GENERATED)
 	@mkdir -p $(@D)
 	@echo "  CXX     $<"
@@ -120,12 +130,17 @@ $(BUILD)/libexec/bulkhead-vcpu-runner: $(call objects,$(RUNNER_SRC)) $(IPC_OBJ)
 	$(call link,$(CHILD_LIBS))
 $(BUILD)/libexec/bulkhead-probe: $(call objects,$(PROBE_SRC)) $(IPC_OBJ)
 	$(call link,$(CHILD_LIBS))
+STATIC_DEVICES := $(filter-out usernet,$(DEVICES))
 define device_rule
 $(BUILD)/libexec/bulkhead-$(1): $(call objects,$(call sources,device-procs/$(1))) \
   $(call schema_objects,device-procs/$(1)) $(if $(filter $(BLOCK_DEVICES),$(1)),$(BLOCK_OBJ)) $(COMMON_OBJ) $(IPC_OBJ)
 	$$(call link,$(CHILD_LIBS) $(if $(filter $(BLOCK_DEVICES),$(1)),$(BLOCK_LIBS)))
 endef
-$(foreach d,$(DEVICES),$(eval $(call device_rule,$(d))))
+$(foreach d,$(STATIC_DEVICES),$(eval $(call device_rule,$(d))))
+$(BUILD)/libexec/bulkhead-usernet: LINK := $(DYNAMIC_LINK)
+$(BUILD)/libexec/bulkhead-usernet: $(call objects,$(call sources,device-procs/usernet) $(SLIRP_SRC)) \
+  $(call schema_objects,device-procs/usernet) $(COMMON_OBJ) $(IPC_OBJ)
+	$(call link,$(SLIRP_LIBS))
 
 # Payload guests: freestanding, entered by the Linux 64-bit boot protocol.
 -include tests/payload/payload.mk

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "broker/device_plan.h"
 
+#include <algorithm>
+
 #include "ipc/platform.h"
 
 namespace bulkhead::broker {
@@ -40,6 +42,11 @@ void Planner::AddVirtioFunction(DevicePlan& plan, uint16_t queues) {
 
 void Planner::AddPort(DevicePlan& plan, uint16_t first, uint16_t count) {
   plan.regions.push_back({PlannedRegion::Kind::kPort, first, count});
+}
+
+std::vector<std::unique_ptr<DevicePlan>> Planner::Take() {
+  std::stable_partition(plans_.begin(), plans_.end(), [](const auto& plan) { return plan->reached_by_guest(); });
+  return std::move(plans_);
 }
 
 std::vector<std::unique_ptr<DevicePlan>> PlanDevices(control::VmConfig::Reader config, kj::WaitScope& wait) {

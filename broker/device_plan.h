@@ -6,6 +6,7 @@
 #include <capnp/message.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,13 @@ struct PlannedListener {
   OwnFd socket;
 };
 
+// One end of a packet link between two processes.
+struct PlannedPackets {
+  OwnFd memory;
+  OwnFd doorbell;  // wakes the process
+  OwnFd peer;      // wakes the other
+};
+
 // What a process is limited to by its cgroup.
 struct PlannedLimits {
   uint64_t memory_bytes = uint64_t{128} << 20;  // of its own, beside guest memory; most heaps have 32 MiB
@@ -58,8 +66,14 @@ struct DevicePlan {
   bool controls_machine = false;
   bool takes_power_button = false;
   bool takes_throttle = false;
+  bool keeps_network = false;  // the host's network namespace instead of an empty one
+  std::optional<PlannedPackets> packets;
+  std::string outside_of;  // the process whose packets it carries; neither is of use without the other
   PlannedLimits limits;
   std::vector<PlannedListener> listeners;  // the broker accepts and attaches the connections
+
+  // The others have no exit ring, and the runner does not know of them.
+  bool reached_by_guest() const { return !regions.empty(); }
 };
 
 // Hands out what may be given only once per VM.
@@ -77,7 +91,8 @@ class Planner {
   void AddVirtioFunction(DevicePlan& plan, uint16_t queues);
   void AddPort(DevicePlan& plan, uint16_t first, uint16_t count);
 
-  std::vector<std::unique_ptr<DevicePlan>> Take() { return std::move(plans_); }
+  // Those that the guest reaches come first: the runner counts no others.
+  std::vector<std::unique_ptr<DevicePlan>> Take();
 
  private:
   control::VmConfig::Reader config_;

@@ -21,8 +21,7 @@ namespace bulkhead::broker {
 namespace {
 
 constexpr int kExecFd = 4;
-constexpr uint64_t kNamespaces =
-    CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
+constexpr uint64_t kNamespaces = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS;
 
 std::pair<OwnFd, OwnFd> MakePipe() {
   int ends[2];
@@ -108,7 +107,7 @@ ChildProcess SpawnChild(const std::string& executable, const std::string& title,
 
   int pidfd = -1;
   clone_args clone{};
-  clone.flags = kNamespaces | CLONE_PIDFD;
+  clone.flags = kNamespaces | (place.keeps_network ? 0 : CLONE_NEWNET) | CLONE_PIDFD;
   clone.pidfd = reinterpret_cast<uint64_t>(&pidfd);
   clone.exit_signal = SIGCHLD;
   if (place.cgroup.valid()) {

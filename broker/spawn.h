@@ -16,6 +16,7 @@ namespace bulkhead::broker {
 struct Birthplace {
   OwnFd cgroup;                 // directory; invalid: the broker's own
   std::optional<uint32_t> uid;  // and group id, outside of its user namespace; none: the broker's own
+  bool keeps_network = false;   // stays in the broker's network namespace
 };
 
 struct ChildProcess {

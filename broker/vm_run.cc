@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "broker/vm_run.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <set>
 #include <utility>
@@ -72,7 +73,7 @@ class VmRun::RunnerHostServer final : public control::RunnerHost::Server {
   }
   kj::Promise<void> device(DeviceContext context) override {
     const uint32_t index = context.getParams().getIndex();
-    if (index >= run_->devices_.size() || !told_.insert(index).second) return Failure("no such device");
+    if (index >= run_->RunnersDevices() || !told_.insert(index).second) return Failure("no such device");
     run_->devices_[index].wiring->Describe(context.getResults().initWiring());
     return kj::READY_NOW;
   }
@@ -96,7 +97,7 @@ class VmRun::RunnerHostServer final : public control::RunnerHost::Server {
   }
   kj::Promise<void> deviceFailed(DeviceFailedContext context) override {
     const auto params = context.getParams();
-    if (params.getDevice() >= run_->devices_.size()) return Failure("no such device");
+    if (params.getDevice() >= run_->RunnersDevices()) return Failure("no such device");
     const std::string& name = run_->devices_[params.getDevice()].plan->name;
     run_->DeviceDied(params.getDevice(), name + " " + PlainLine(params.getReason().cStr()));
     return kj::READY_NOW;
@@ -130,8 +131,10 @@ VmRun::VmRun(kj::AsyncIoContext& io, const std::string& helpers, const VmSetting
                                             kj::heap<RunnerHostServer>(self_.Get()), place_for("vcpu-runner"));
   for (size_t i = 0; i < devices_.size(); ++i) {
     const DevicePlan& plan = *devices_[i].plan;
+    Birthplace place = place_for(plan.name);
+    place.keeps_network = plan.keeps_network;
     devices_[i].child = std::make_unique<Child>(io, helpers + "/" + plan.executable, settings.name, plan.name,
-                                                kj::heap<DeviceHostServer>(self_.Get(), i), place_for(plan.name));
+                                                kj::heap<DeviceHostServer>(self_.Get(), i), place);
   }
   Supervise();
 }
@@ -174,10 +177,27 @@ void VmRun::DeviceDied(size_t index, const std::string& how) {
   }
   std::fprintf(stderr, "bulkhead:%s broker: device given up: %s\n", settings_.name.c_str(), how.c_str());
   process.child->Kill();
-  if (!runner_) return;
+  TellPartner(*process.plan);
+  if (!runner_ || index >= RunnersDevices()) return;
   auto request = runner_->markDeviceDeadRequest();
   request.setDevice(static_cast<uint32_t>(index));
   tasks_->add(request.send().ignoreResult());
+}
+
+// A net process goes on with its link down; its outside is of no use without it.
+void VmRun::TellPartner(const DevicePlan& dead) {
+  for (size_t i = 0; i < devices_.size(); ++i) {
+    DeviceProcess& other = devices_[i];
+    if (other.plan->name == dead.outside_of && other.device) {
+      tasks_->add(other.device->loseOutsideRequest().send().ignoreResult());
+    }
+    if (other.plan->outside_of == dead.name) DeviceDied(i, other.plan->name + " is of no use without " + dead.name);
+  }
+}
+
+size_t VmRun::RunnersDevices() const {
+  return static_cast<size_t>(
+      std::ranges::count_if(devices_, [](const DeviceProcess& process) { return process.plan->reached_by_guest(); }));
 }
 
 void VmRun::Prepare() {
@@ -306,6 +326,12 @@ void VmRun::FillDeviceGrants(size_t index, control::DeviceGrants::Builder out) {
   if (plan.settings) out.getSettings().set(plan.settings->getRoot<capnp::AnyPointer>().asReader());
   if (plan.controls_machine) out.setMachine(kj::heap<MachineControlServer>(self_.Get()));
   out.setSpinNs(kExitSpinNs);
+  if (plan.packets) {
+    auto packets = out.initPackets();
+    packets.setMemory(ShareFile(plan.packets->memory.get()));
+    packets.setDoorbell(ShareFile(plan.packets->doorbell.get()));
+    packets.setPeer(ShareFile(plan.packets->peer.get()));
+  }
   out.initSandbox().setReportViolations(process.child->reports_violations());
 }
 
@@ -319,7 +345,7 @@ void VmRun::FillRunnerGrants(control::RunnerGrants::Builder out) const {
   if (settings_.initrd.valid()) out.setInitrd(ShareFile(settings_.initrd.get()));
   out.setInitrdName(settings_.initrd_name);
   out.setCommandLine(settings_.command_line);
-  out.setDeviceCount(static_cast<uint32_t>(devices_.size()));
+  out.setDeviceCount(static_cast<uint32_t>(RunnersDevices()));
   out.setExitDeadlineNs(static_cast<uint64_t>(settings_.exit_deadline_ns));
   out.initSandbox().setReportViolations(runner_process_->reports_violations());
   out.setSpinNs(kExitSpinNs);

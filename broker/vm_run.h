@@ -76,6 +76,9 @@ class VmRun {
   void LoadWith(kj::Promise<void> call, control::ExitReport::Kind kind);
   kj::Promise<void> WatchStops();
   void DeviceDied(size_t index, const std::string& how);
+  void TellPartner(const DevicePlan& dead);
+  // The devices that the runner knows; they come first.
+  size_t RunnersDevices() const;
   kj::Promise<void> ResumeDevices();
   kj::Promise<void> QuiesceDevices();
 

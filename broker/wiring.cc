@@ -21,8 +21,8 @@ void ShareFiles(const std::vector<OwnFd>& fds, capnp::List<control::File>::Build
 
 Wiring::Wiring(const DevicePlan& plan)
     : plan_(plan),
-      channel_(OrThrow(MakeSealedMemory("exits-" + plan.name, ChannelBytes()))),
-      doorbell_(OrThrow(MakeEventFd())) {
+      channel_(plan.reached_by_guest() ? OrThrow(MakeSealedMemory("exits-" + plan.name, ChannelBytes())) : OwnFd()),
+      doorbell_(plan.reached_by_guest() ? OrThrow(MakeEventFd()) : OwnFd()) {
   for (const PlannedFunction& function : plan.functions) {
     functions_.push_back({MakeEventFds(function.queues), MakeEventFds(function.vectors)});
   }
@@ -33,9 +33,11 @@ Wiring::Wiring(const DevicePlan& plan)
 
 void Wiring::Describe(control::DeviceWiring::Builder out) const {
   out.setName(plan_.name);
-  auto channel = out.initChannel();
-  channel.setMemory(ShareFile(channel_.get()));
-  channel.setDoorbell(ShareFile(doorbell_.get()));
+  if (channel_.valid()) {
+    auto channel = out.initChannel();
+    channel.setMemory(ShareFile(channel_.get()));
+    channel.setDoorbell(ShareFile(doorbell_.get()));
+  }
 
   auto regions = out.initRegions(static_cast<unsigned>(plan_.regions.size()));
   for (unsigned i = 0; i < plan_.regions.size(); ++i) {

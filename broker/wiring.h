@@ -28,7 +28,7 @@ class Wiring {
   };
 
   const DevicePlan& plan_;
-  OwnFd channel_;
+  OwnFd channel_;  // invalid: the guest does not reach the process
   OwnFd doorbell_;
   std::vector<Function> functions_;
   std::vector<Line> lines_;

@@ -45,6 +45,8 @@ struct NetConfig {
   anyMac @4 :Bool;             # the guest may send from other MAC addresses
   ipAddresses @5 :List(Data);  # 4 or 16 bytes: all that it may send from; empty: any
   throttle @6 :Control.DiskThrottle;   # of each direction; an operation is a packet
+  user @7 :Control.UserNet;    # null: it is at the taps. Else there are none, and its outside is a process of its own
+  listeners @8 :List(Control.File);    # for user.hostForwards, in their order
 }
 
 struct StreamConfig {

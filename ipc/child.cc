@@ -7,7 +7,6 @@
 #include <csignal>
 #include <mutex>
 
-#include "ipc/landlock.h"
 #include "ipc/ring.h"
 #include "ipc/rpc.h"
 
@@ -37,10 +36,10 @@ struct LogBudget {
 
 }  // namespace
 
-ChildSandbox::ChildSandbox() {
+ChildSandbox::ChildSandbox(LandlockScope scope) {
   EnterEmptyRoot();
   DropCapabilities();
-  has_landlock_ = DenyPaths();
+  has_landlock_ = DenyPaths({}, scope);
 }
 
 void ChildSandbox::Close(control::SandboxGrant::Reader grant, std::initializer_list<ResourceLimit> limits,
@@ -55,14 +54,14 @@ void ChildSandbox::Report(control::SandboxReport::Builder report) const {
   report.setHasLandlock(has_landlock_);
 }
 
-int RunChild(int argc, char** argv, const SyscallPolicy& policy, const ChildBody& body) {
+int RunChild(int argc, char** argv, const SyscallPolicy& policy, const ChildBody& body, LandlockScope scope) {
   std::string failure;
   try {
     // One heap for all threads, from the start: a second arena would cost memory.
     ::mallopt(M_ARENA_MAX, 1);
     ::signal(SIGPIPE, SIG_IGN);
     if (argc > 1) return PrintPolicy(argv[1], policy);
-    ChildSandbox sandbox;
+    ChildSandbox sandbox(scope);
     NameProcess(argc > 0 ? argv[0] : "bulkhead");
     auto io = kj::setupAsyncIo();
     body(io, sandbox);

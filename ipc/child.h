@@ -11,6 +11,7 @@
 
 #include "ipc/control.capnp.h"
 #include "ipc/guest_memory.h"
+#include "ipc/landlock.h"
 #include "ipc/sandbox.h"
 #include "ipc/syscall_policy.h"
 
@@ -23,7 +24,7 @@ inline constexpr size_t kHeapBytes = size_t{32} << 20;
 class ChildSandbox {
  public:
   // Empty root, no capabilities, no paths.
-  ChildSandbox();
+  explicit ChildSandbox(LandlockScope scope);
   // Heap, limits, no core dumps, and last the filter on all threads. Once; before anything hostile is read.
   void Close(control::SandboxGrant::Reader grant, std::initializer_list<ResourceLimit> limits,
              const SyscallPolicy& policy, size_t heap_bytes = kHeapBytes);
@@ -41,7 +42,8 @@ class ChildSandbox {
 // policy instead, with --policy=bpf the filter's program when violations are reported, with --policy=bpf-kill when they
 // are not.
 using ChildBody = std::function<void(kj::AsyncIoContext&, ChildSandbox&)>;
-int RunChild(int argc, char** argv, const SyscallPolicy& policy, const ChildBody& body);
+int RunChild(int argc, char** argv, const SyscallPolicy& policy, const ChildBody& body,
+             LandlockScope scope = LandlockScope::kAll);
 
 // Gives this process the kernel's name for short lists: "bulkhead:web1 disk0" as far as 15 characters go, the device's
 // name whole.

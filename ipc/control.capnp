@@ -53,7 +53,7 @@ struct RegionGrant {
 struct DeviceWiring {
   # What the guest can reach a device process by: known to that process and to the runner.
   name @0 :Text;               # "disk0"
-  channel @1 :ChannelGrant;
+  channel @1 :ChannelGrant;    # null: the guest does not reach it
   regions @2 :List(RegionGrant);
   functions @3 :List(FunctionGrant);
   lines @4 :List(LineGrant);
@@ -69,6 +69,52 @@ struct SandboxReport {
   hasLandlock @1 :Bool;
 }
 
+struct PacketGrant {
+  # One end of a packet link (ipc/packet_ring.h) between a net process and the one that is its outside.
+  memory @0 :File;
+  doorbell @1 :File;           # eventfd that wakes this process
+  peer @2 :File;               # eventfd that wakes the other
+}
+
+struct EgressRule {
+  # Which addresses of the host's side a guest may reach from user-mode networking.
+  allow @0 :Bool;
+  address @1 :Data;            # 4 or 16 bytes
+  prefix @2 :UInt8;            # bits of it that count
+  port @3 :UInt16;             # 0: any
+}
+
+struct HostForward {
+  # A port of the host's that leads to the guest; its socket, bound already, is the process's file of the same index.
+  udp @0 :Bool;
+  guestAddress @1 :Data;       # 4 or 16 bytes, as the socket's family
+  guestPort @2 :UInt16;
+}
+
+struct GuestForward {
+  # A TCP port of the guest's network that leads to one of the host's side, whatever the rules say.
+  guestAddress @0 :Data;       # 4 bytes
+  guestPort @1 :UInt16;
+  hostAddress @2 :Data;        # 4 bytes
+  hostPort @3 :UInt16;
+}
+
+struct UserNet {
+  # User-mode networking: what the launcher asks for, and, checked by the broker, what a usernet process is told.
+  network4 @0 :Data;           # 4 bytes; empty: no IPv4
+  prefix4 @1 :UInt8;
+  network6 @2 :Data;           # 16 bytes, of which 64 bits count; empty: no IPv6
+  hostname @3 :Text;           # that DHCP gives the guest; empty: none
+  dns4 @4 :Data;               # the host's resolvers, to which what the guest asks the virtual one is passed on
+  dns6 @5 :Data;               # empty: none
+  servesDns @6 :Bool;
+  mtu @7 :UInt16;
+  restricted @8 :Bool;         # the guest reaches nothing but the targets of guestForwards
+  rules @9 :List(EgressRule);  # of those that fit, and of what is denied anyway, the most specific counts
+  hostForwards @10 :List(HostForward);
+  guestForwards @11 :List(GuestForward);
+}
+
 struct DeviceGrants {
   wiring @0 :DeviceWiring;
   memory @1 :MemoryGrant;
@@ -77,6 +123,7 @@ struct DeviceGrants {
   machine @4 :MachineControl;  # null but for the chipset
   spinNs @5 :UInt32;           # how long its device thread may spin for the next exit
   sandbox @6 :SandboxGrant;
+  packets @7 :PacketGrant;     # null but for the two sides of user-mode networking
 }
 
 struct DiskThrottle {
@@ -109,6 +156,7 @@ interface Device {
   load @6 () -> ();                    # once, before the first resume: reads what it was given that may be hostile;
                                        # fails with one line if it cannot be used
   throttle @7 (limits :DiskThrottle) -> ();   # disk, net: instead of those it has, at once
+  loseOutside @8 () -> ();             # net: the process that was its outside has ended
 }
 
 struct RunnerGrants {

@@ -23,7 +23,7 @@ struct RulesetAttributes {
 
 // Access rights to files that each ABI version knows, as a count of bits from bit 0.
 constexpr unsigned kFileRights[] = {13, 14, 15, 15, 16};
-constexpr uint64_t kBindAndConnectTcp = 3;              // ABI 4
+constexpr uint64_t kBindTcp = 1, kConnectTcp = 2;       // ABI 4
 constexpr uint64_t kAbstractSockets = 1, kSignals = 2;  // ABI 6
 constexpr int kAbiWithNetwork = 4;
 constexpr int kAbiWithScopes = 6;
@@ -38,11 +38,11 @@ bool DenyPaths(const std::vector<PathRight>& rights, LandlockScope scope) {
       .handled_access_fs = (uint64_t{1} << file_rights) - 1, .handled_access_net = 0, .scoped = 0};
   size_t size = sizeof attributes.handled_access_fs;
   if (abi >= kAbiWithNetwork) {
-    attributes.handled_access_net = kBindAndConnectTcp;
+    attributes.handled_access_net = scope == LandlockScope::kConnectionsAllowed ? kBindTcp : kBindTcp | kConnectTcp;
     size = offsetof(RulesetAttributes, scoped);
   }
   if (abi >= kAbiWithScopes) {
-    attributes.scoped = scope == LandlockScope::kAll ? kAbstractSockets | kSignals : kAbstractSockets;
+    attributes.scoped = scope == LandlockScope::kSignalsAllowed ? kAbstractSockets : kAbstractSockets | kSignals;
     size = sizeof attributes;
   }
   const OwnFd ruleset(static_cast<int>(::syscall(SYS_landlock_create_ruleset, &attributes, size, 0)));

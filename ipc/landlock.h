@@ -15,10 +15,11 @@ struct PathRight {
   uint64_t access;  // LANDLOCK_ACCESS_FS_*
 };
 
-enum class LandlockScope { kAll, kSignalsAllowed };
+enum class LandlockScope { kAll, kSignalsAllowed, kConnectionsAllowed };
 
 // Denies every access to files by path, but for `rights`, and TCP, abstract sockets and signals to processes outside,
-// as far as the kernel knows these. False where the kernel has no Landlock or it is switched off.
+// as far as the kernel knows these; of TCP and signals not what `scope` says. Where connections are allowed no port can
+// be bound to by name still. False where the kernel has no Landlock or it is switched off.
 bool DenyPaths(const std::vector<PathRight>& rights = {}, LandlockScope scope = LandlockScope::kAll);
 
 }  // namespace bulkhead

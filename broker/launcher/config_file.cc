@@ -96,13 +96,22 @@ std::string DiskWords(const toml::value& table) {
   return file + words;
 }
 
-// {tap = "tap0", ip = ["192.0.2.7", "2001:db8::7"]} as --net's "tap=tap0,ip=192.0.2.7+2001:db8::7".
+// {tap = "tap0", ip = ["192.0.2.7", "2001:db8::7"]} as --net's "tap=tap0,ip=192.0.2.7+2001:db8::7", and
+// {user = true, hostfwd = ["tcp::2222-:22", "udp::53-:53"]} as "user,hostfwd=tcp::2222-:22,hostfwd=udp::53-:53".
 std::string NetWords(const toml::value& table) {
   std::string words;
+  const auto add = [&words](const std::string& word) { words += (words.empty() ? "" : ",") + word; };
   for (const auto& [key, value] : table.as_table()) {
-    words += (words.empty() ? "" : ",") + key + "=" + fmt::format("{}", fmt::join(Texts(value), "+"));
+    if (value.is_boolean()) {
+      if (key != "user") add(key + (value.as_boolean() ? "=on" : "=off"));
+      if (key == "user" && value.as_boolean()) add(key);
+    } else if (key == "ip") {
+      add(key + "=" + fmt::format("{}", fmt::join(Texts(value), "+")));
+    } else {
+      for (const std::string& text : Texts(value)) add(key + "=" + text);
+    }
   }
-  if (words.empty()) throw UsageError("a network interface needs tap = \"NAME\" or bridge = \"NAME\"");
+  if (words.empty()) throw UsageError("a network interface needs tap = \"NAME\", bridge = \"NAME\" or user = true");
   return words;
 }
 

@@ -121,6 +121,27 @@ backing = "e.qcow2"
   EXPECT_TRUE(Has(ErrorOf("disk = {file = 'a', backing-format = 'raw'}\n"), "as many values"));
 }
 
+TEST_F(ConfigFile, WordsOfANetworkThatAreRepeatedAreLists) {
+  const RunOptions run = RunWith(R"(
+kernel = "k"
+[[net]]
+user = true
+hostfwd = ["tcp::2222-:22", "udp::53-:53"]
+allow = ["127.0.0.1:8000", "192.0.2.0/24"]
+deny = "192.0.2.1"
+restrict = true
+ipv6 = false
+mtu = 9000
+)");
+  const NetOption& net = run.nets.at(0);
+  EXPECT_EQ(net.kind, NetOption::Kind::kUser);
+  EXPECT_EQ(net.user.host_forwards.size(), 2u);
+  EXPECT_EQ(net.user.rules.size(), 3u);
+  EXPECT_TRUE(net.user.restricted);
+  EXPECT_FALSE(net.user.ip6);
+  EXPECT_EQ(net.mtu, 9000);
+}
+
 TEST_F(ConfigFile, LimitsMayBeATable) {
   const std::string table = "kernel = \"k\"\nlimit = { memory = \"4G\", cpu = 1.5, pids = 500 }\n";
   const LimitOptions limits = RunWith(table).limits;

@@ -36,9 +36,10 @@ struct TaskBound {
 enum class GuestMemoryUse { kNever, kOptional, kAlways };
 
 struct Expectation {
-  std::string_view kind;   // "disk", for "disk0", "disk1", ...
-  std::string executable;  // file name
-  bool caged = true;       // own namespaces and an empty root; all but the broker
+  std::string_view kind;       // "disk", for "disk0", "disk1", ...
+  std::string executable;      // file name
+  bool caged = true;           // own namespaces and an empty root; all but the broker
+  bool keeps_network = false;  // the broker's network namespace instead of one of its own
   GuestMemoryUse guest_memory = GuestMemoryUse::kNever;
   TaskBound tasks = {};                       // where it has a cgroup
   bool all_exit_rings = false;                // not only that of its own name

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -101,6 +102,50 @@ TEST(Expectations, ALimitIsNoWiderThanItsKindsWorkTakes) {
   EXPECT_EQ(Differences(vm),
             (std::vector<std::string>{"chipset: has 134217729 in memory.max of its cgroup, not at most 134217728",
                                       "disk0: has 40 in pids.max of its cgroup, not at most 39"}));
+}
+
+// With user-mode networking: its outside keeps the network that the broker is in.
+VmFacts UserNetVm() {
+  VmFacts vm = Vm();
+  vm.processes.push_back(Child("net0", "net", 150));
+  vm.processes.push_back(Child("usernet0", "usernet", 160));
+  vm.processes[0].children = {110, 120, 130, 140, 150, 160};
+  ProcessFacts& net = vm.processes[5];
+  net.granted = {.files = 0, .queues = 3};
+  net.memory->guest_memory = {{kMemory, "rw-s", "memfd:guest-web1", true}};
+  net.descriptors->push_back({10, FdKind::kPacketRing, "memfd:packets-net0"});
+  ProcessFacts& usernet = vm.processes[6];
+  usernet.descriptors->push_back({10, FdKind::kPacketRing, "memfd:packets-net0"});
+  for (int fd = 11; fd < 40; ++fd) usernet.descriptors->push_back({fd, FdKind::kSocket, "socket:[2]"});
+  const auto net_space = [](NamespaceFact& fact) { return fact.kind == "net"; };
+  const auto broker = std::ranges::find_if(*vm.processes[0].namespaces, net_space);
+  *std::ranges::find_if(*usernet.namespaces, net_space) = *broker;
+  return vm;
+}
+
+TEST(Expectations, OneProcessKeepsTheBrokersNetworkAndHoldsNothingElse) {
+  EXPECT_EQ(Differences(UserNetVm()), std::vector<std::string>{});
+  VmFacts vm = UserNetVm();
+  ProcessFacts& usernet = vm.processes[6];
+  for (NamespaceFact& fact : *usernet.namespaces) {
+    if (fact.kind == "net") fact.id = "net:[9]";
+  }
+  usernet.descriptors->push_back({50, FdKind::kTap, "/dev/net/tun"});
+  usernet.memory->guest_memory = {{kMemory, "rw-s", "memfd:guest-web1", true}};
+  EXPECT_EQ(Differences(vm), (std::vector<std::string>{"usernet0: is in another network namespace than the broker",
+                                                       "usernet0: has 1 of kind tap (50: /dev/net/tun) open, not at "
+                                                       "most 0",
+                                                       "usernet0: has guest memory mapped"}));
+}
+
+TEST(Expectations, NobodyElseMayBeInTheNetworkThatOneKeeps) {
+  VmFacts vm = UserNetVm();
+  const auto kept = *std::ranges::find_if(*vm.processes[0].namespaces, [](auto& fact) { return fact.kind == "net"; });
+  for (NamespaceFact& fact : *vm.processes[4].namespaces) {
+    if (fact.kind == "net") fact.id = kept.id;
+  }
+  const auto differences = Differences(vm);
+  EXPECT_NE(std::ranges::find(differences, "rng: shares the net namespace of usernet0"), differences.end());
 }
 
 TEST(Expectations, ADiskOfSeveralFilesHasThoseAndNoMore) {

@@ -17,6 +17,8 @@ constexpr uint64_t kMaxPairs = 8;
 constexpr size_t kMaxAddresses = 64;
 constexpr uint64_t kMinMtu = 68;  // RFC 791
 constexpr uint64_t kMaxMtu = 65535;
+constexpr uint64_t kMinMtu6 = 1280;      // RFC 8200 §5
+constexpr uint64_t kMaxUserMtu = 65521;  // libslirp's
 constexpr size_t kMaxIdBytes = 20;
 
 std::string ParseInterface(const std::string& key, const std::string& name) {
@@ -89,9 +91,11 @@ bool ParseSpoofing(const std::string& value) {
   throw UsageError("--net: mac-spoofing is allow or deny, not '" + value + "'");
 }
 
+bool HasOutside(const NetOption& net) { return net.kind == NetOption::Kind::kUser || !net.interface.empty(); }
+
 void SetNetWord(NetOption& net, const std::string& key, const std::string& value) {
   if (key == "tap" || key == "bridge") {
-    if (!net.interface.empty()) throw UsageError("--net: give one of tap=NAME and bridge=NAME, once");
+    if (HasOutside(net)) throw UsageError("--net: give one of tap=NAME, bridge=NAME and user, once");
     net.kind = key == "tap" ? NetOption::Kind::kTap : NetOption::Kind::kBridge;
     net.interface = ParseInterface(key, value);
   } else if (key == "mac") {
@@ -108,11 +112,14 @@ void SetNetWord(NetOption& net, const std::string& key, const std::string& value
     if (value.empty() || value.size() > kMaxIdBytes) throw UsageError("--net: id has 1 to 20 characters");
     net.id = value;
   } else if (key == "user") {
-    throw UsageError("--net user: not supported by this version; use tap=NAME or bridge=NAME");
+    if (HasOutside(net)) throw UsageError("--net: give one of tap=NAME, bridge=NAME and user, once");
+    if (!value.empty()) throw UsageError("--net: user has no value");
+    net.kind = NetOption::Kind::kUser;
   } else if (!SetThrottleWord("--net", "pps", net.throttle, key, value)) {
-    throw UsageError(
-        "--net: unknown word '" + key +
-        "'; known are tap, bridge, mac, ip, mac-spoofing, queues, mtu, id, bps, bps-burst, pps and pps-burst");
+    throw UsageError("--net: unknown word '" + key +
+                     "'; known are tap, bridge, user, mac, ip, mac-spoofing, queues, mtu, id, bps, bps-burst, pps and "
+                     "pps-burst, and "
+                     "with user hostfwd, guestfwd, allow, deny, restrict, dns, hostname, net, ipv4 and ipv6");
   }
 }
 
@@ -120,12 +127,28 @@ void SetNetWord(NetOption& net, const std::string& key, const std::string& value
 
 NetOption ParseNet(const std::string& text) {
   NetOption net;
+  std::string user_word;
   for (const std::string& word : SplitAtCommas(text)) {
     const size_t equals = std::min(word.find('='), word.size());
-    SetNetWord(net, word.substr(0, equals), equals == word.size() ? "" : word.substr(equals + 1));
+    const std::string key = word.substr(0, equals), value = equals == word.size() ? "" : word.substr(equals + 1);
+    if (SetUserNetWord(net.user, key, value)) {
+      user_word = key;
+    } else {
+      SetNetWord(net, key, value);
+    }
   }
-  if (net.interface.empty())
-    throw UsageError("--net: name a tap or a bridge, as in --net tap=tap0 or --net bridge=br0");
+  if (!HasOutside(net)) {
+    throw UsageError("--net: name a tap or a bridge, as in --net tap=tap0 or --net bridge=br0, or say user");
+  }
+  const bool user = net.kind == NetOption::Kind::kUser;
+  if (!user && !user_word.empty()) throw UsageError("--net: " + user_word + " goes with user only");
+  if (user) {
+    CheckUserNet(net.user);
+    if (net.queues > 1) throw UsageError("--net user: has one pair of queues; leave queues away");
+    if (net.mtu != 0 && (net.mtu < (net.user.ip6 ? kMinMtu6 : kMinMtu) || net.mtu > kMaxUserMtu)) {
+      throw UsageError("--net user: mtu is a number from 68, with IPv6 from 1280, to 65521");
+    }
+  }
   CheckBursts("--net", "pps", net.throttle);
   return net;
 }

@@ -24,8 +24,14 @@ TEST(NetOption, TapAndBridgeHaveNames) {
   for (const char* wrong : {"", "tap=", "tap=a/b", "tap=sixteen-letters-", "tap=tap%d", "mtu=1500", "tap=a,bridge=b"}) {
     EXPECT_TRUE(ErrorOf(wrong).starts_with("--net: ")) << wrong;
   }
-  EXPECT_NE(ErrorOf("user").find("bridge=NAME"), std::string::npos);
+  EXPECT_NE(ErrorOf("tap=tap0,user").find("give one of"), std::string::npos);
+  EXPECT_NE(ErrorOf("tap=tap0,hostfwd=tcp::22-:22").find("goes with user only"), std::string::npos);
   EXPECT_NE(ErrorOf("tap=tap0,colour=red").find("unknown word 'colour'"), std::string::npos);
+}
+
+TEST(NetOption, UserNeedsNoName) {
+  EXPECT_EQ(ParseCommandLine({"run", "--kernel", "k", "--net", "user"}).run.nets.at(0).kind, NetOption::Kind::kUser);
+  EXPECT_EQ(ParseNet("hostfwd=tcp::1-:1,user").user.host_forwards.size(), 1u);
 }
 
 TEST(NetOption, MacIsAHosts) {

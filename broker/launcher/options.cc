@@ -34,6 +34,8 @@ constexpr const char* kRunHelp = R"(Examples:
       with a disk that cannot be written, and the console's output in a file
   bulkhead run --kernel vmlinuz --disk disk.img --net bridge=br0,ip=192.0.2.7
       with a new tap on a bridge, from which the guest can send with that address only
+  bulkhead run --kernel vmlinuz --disk disk.img --net user,hostfwd=tcp::2222-:22
+      with a network that needs no rights; `ssh -p 2222 localhost` leads to the guest
   bulkhead run --config web1.toml -m 4G
       options from a file, in which `memory = "2G"` is --memory 2G; what stands here counts more
 
@@ -101,8 +103,11 @@ void AddRunOptions(CLI::App& app, RunOptions& run, Raw& raw) {
       ->type_name("DIR|WORDS");
   app.add_option(
          "--net", raw.nets,
-         "a network interface: tap=NAME, or bridge=NAME for a new tap on a bridge, with [,mac=ADDRESS]"
-         "[,ip=ADDRESS[+ADDRESS]..][,mac-spoofing=allow][,bps=N][,pps=N][,mtu=N][,queues=N][,id=NAME]; repeatable")
+         "a network interface: tap=NAME, bridge=NAME for a new tap on a bridge, or user, which needs no rights, with "
+         "[,mac=ADDRESS][,ip=ADDRESS[+ADDRESS]..][,mac-spoofing=allow][,bps=N][,pps=N][,mtu=N][,queues=N][,id=NAME]; "
+         "user also with [,hostfwd=tcp|udp:[ADDRESS]:PORT-[ADDRESS]:PORT].."
+         "[,guestfwd=tcp:ADDRESS:PORT-tcp:ADDRESS:PORT]..[,allow=ADDRESS[/LENGTH][:PORT]]..[,deny=..]..[,restrict=on]"
+         "[,dns=ADDRESS|off][,hostname=NAME][,net=ADDRESS/LENGTH][,ipv4=off][,ipv6=off]; repeatable")
       ->type_name("WORDS")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   app.add_option("--console", raw.console, "serial port ttyS0: stdio (default), pty, unix=PATH, file=PATH or none")

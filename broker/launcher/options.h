@@ -54,8 +54,44 @@ struct DiskOption {
   ThrottleOption throttle;
 };
 
+using AddressBytes = std::vector<uint8_t>;  // 4 or 16
+
+// User-mode networking.
+struct UserNetOption {
+  struct Rule {
+    bool allow = false;
+    AddressBytes address;
+    uint8_t prefix = 0;
+    uint16_t port = 0;  // 0: any
+  };
+  struct HostForward {
+    bool udp = false;
+    AddressBytes host_address;
+    uint16_t host_port = 0;
+    AddressBytes guest_address;
+    uint16_t guest_port = 0;
+  };
+  struct GuestForward {
+    AddressBytes guest_address;
+    uint16_t guest_port = 0;
+    AddressBytes host_address;
+    uint16_t host_port = 0;
+  };
+  bool ip4 = true;
+  bool ip6 = true;
+  AddressBytes network{10, 0, 2, 0};
+  uint8_t prefix = 24;
+  std::string hostname;  // empty: DHCP gives none
+  bool serves_dns = true;
+  std::vector<AddressBytes> resolvers;  // at most one of each family; none: the host's
+  bool restricted = false;
+  std::vector<Rule> rules;
+  std::vector<HostForward> host_forwards;
+  std::vector<GuestForward> guest_forwards;
+};
+
 struct NetOption {
-  enum class Kind { kTap, kBridge };
+  enum class Kind { kTap, kBridge, kUser };
   Kind kind = Kind::kTap;
   std::string interface;  // the tap, or the bridge that gets a new one
   std::string id;         // empty: the interface's number; the default MAC address is made from it
@@ -65,6 +101,7 @@ struct NetOption {
   bool any_mac = false;
   std::vector<std::vector<uint8_t>> addresses;  // of IPv4 or IPv6: all that the guest may send from; none: any
   ThrottleOption throttle;                      // of each direction
+  UserNetOption user;                           // kUser
 };
 
 // Of all processes of a VM together; 0: the default.
@@ -140,7 +177,7 @@ uint64_t ParseMemory(const std::string& text);            // "512" is MiB; K, M,
 uint32_t ParseCpus(const std::string& text);              // "4", and QEMU's "cpus=4"
 DiskOption ParseDisk(const std::string& text);            // "FILE,word,word=value"; a comma in FILE is written twice
 CloudInitOption ParseCloudInit(const std::string& text);  // "DIR" or "user-data=FILE,..", with hostname=NAME
-NetOption ParseNet(const std::string& text);              // "tap=NAME,word=value", "bridge=NAME,word=value"
+NetOption ParseNet(const std::string& text);  // "tap=NAME,word=value", "bridge=NAME,word=value", "user,word=value"
 // The address of a VM's interface that was given none: the same each time, and a locally administered one.
 std::vector<uint8_t> DefaultMac(const std::string& vm, const std::string& interface);
 // "memory=SIZE,cpu=PERCENT%|PROCESSORS,pids=N,io=BYTES", any of them, into what it names.

@@ -227,8 +227,6 @@ TEST(RunOptions, TheTerminalServesOneConsole) {
 
 TEST(RunOptions, WhatThisVersionLacksIsSaid) {
   EXPECT_TRUE(Has(ErrorOf({"run", "--kernel", "k", "--display", "vnc=:1"}), "no display"));
-  EXPECT_TRUE(Has(ErrorOf({"run", "--kernel", "k", "--net", "user"}), "bridge=NAME"));
-  EXPECT_TRUE(Has(ErrorOf({"run", "--kernel", "k", "--net=user"}), "bridge=NAME"));
   EXPECT_TRUE(Has(ErrorOf({"run", "-cdrom", "d.iso"}), "not supported by this version"));
   EXPECT_TRUE(Has(ErrorOf({"run", "-boot", "d"}), "not supported by this version"));
 }

@@ -50,6 +50,7 @@ FdKind FileKind(const struct stat& status, std::string_view target) {
     if (target.starts_with("memfd:guest-")) return FdKind::kGuestMemory;
     // A disk's image like any other, which the launcher made (cloud_init.cc): it counts among a process's files.
     if (target == "memfd:cloud-init") return FdKind::kFile;
+    if (target.starts_with("memfd:packets-")) return FdKind::kPacketRing;
     return target.starts_with("memfd:exits-") ? FdKind::kExitRing : FdKind::kOtherMemory;
   }
   if (S_ISSOCK(status.st_mode)) return FdKind::kSocket;
@@ -122,6 +123,8 @@ const char* FdKindName(FdKind kind) {
       return "tap";
     case FdKind::kGuestMemory:
       return "guest memory";
+    case FdKind::kPacketRing:
+      return "packet ring";
     case FdKind::kExitRing:
       return "exit ring";
     case FdKind::kOtherMemory:

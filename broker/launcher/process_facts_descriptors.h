@@ -27,6 +27,7 @@ enum class FdKind {
   kKvmVcpu,      // one of its processors
   kTap,          // /dev/net/tun
   kGuestMemory,  // memfd "guest-*"
+  kPacketRing,   // between a net process and its usernet process
   kExitRing,     // memfd "exits-*"
   kOtherMemory,  // any other memfd
   kFile,         // a regular file

@@ -4,10 +4,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "broker/launcher/options.h"
+#include "broker/launcher/user_net.h"
 #include "ipc/fd.h"
 
 namespace bulkhead::launcher {
@@ -16,6 +18,7 @@ struct OpenNet {
   std::vector<OwnFd> queues;  // of one tap, which goes away with the last of them unless somebody made it persistent
   std::string name;
   uint16_t mtu = 0;
+  std::optional<OpenUserNet> user = {};  // instead of a tap
 };
 
 // `cpus`: how many pairs of queues it gets unless the option says.

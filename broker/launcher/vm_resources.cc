@@ -12,6 +12,15 @@ namespace bulkhead::launcher {
 
 using Kind = StreamOption::Kind;
 
+namespace {
+
+OpenNet OpenUser(const NetOption& net) {
+  constexpr uint16_t kEthernetMtu = 1500;
+  return {.queues = {}, .name = "", .mtu = net.mtu != 0 ? net.mtu : kEthernetMtu, .user = OpenUserNetwork(net.user)};
+}
+
+}  // namespace
+
 VmResources::VmResources(const RunOptions& options) {
   CheckHostMemory(options.memory_bytes);
   kernel_ = OpenSource("kernel", options.kernel);
@@ -22,7 +31,9 @@ VmResources::VmResources(const RunOptions& options) {
     for (const OpenImage& backing : disk.backing) locks_.Add(backing.file);
   }
   if (options.cloud_init) cloud_init_ = MakeCloudInitDisk(*options.cloud_init);
-  for (const NetOption& net : options.nets) nets_.push_back(OpenTap(net, options.cpus));
+  for (const NetOption& net : options.nets) {
+    nets_.push_back(net.kind == NetOption::Kind::kUser ? OpenUser(net) : OpenTap(net, options.cpus));
+  }
   serial_ = OpenStream("the serial port", options.console);
   if (options.virtio_console) virtio_console_ = OpenStream("the virtio console", *options.virtio_console);
   if (options.debug_console.kind == Kind::kStdio) debug_output_ = debug_.emplace().TakeGuestEnd();
@@ -115,6 +126,10 @@ void FillNet(const RunOptions& options, unsigned index, const OpenNet& net, cont
   auto addresses = out.initIpAddresses(static_cast<unsigned>(option.addresses.size()));
   for (unsigned i = 0; i < addresses.size(); ++i) addresses.set(i, DataOf(option.addresses[i]));
   FillThrottle(option.throttle, out.initThrottle());
+  if (!net.user) return;
+  FillUserNet(option.user, *net.user, net.mtu, out.initUser());
+  auto listeners = out.initListeners(static_cast<unsigned>(net.user->listeners.size()));
+  for (unsigned i = 0; i < listeners.size(); ++i) listeners.set(i, ShareFile(net.user->listeners[i].get()));
 }
 
 }  // namespace

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The net processes: one per network interface, holding the descriptors of its tap.
+// The net processes, one per network interface: with the descriptors of a tap, or joined to a usernet process.
 #include "broker/device_plan.h"
+#include "broker/plans/user_net_check.h"
 #include "device-procs/net/net_settings.capnp.h"
+#include "ipc/packet_ring.h"
 #include "ipc/rpc.h"
 
 namespace bulkhead::broker {
@@ -14,6 +16,8 @@ constexpr size_t kIp4Bytes = 4;
 constexpr size_t kIp6Bytes = 16;
 constexpr unsigned kMaxAddresses = 64;
 constexpr uint16_t kMinMtu = 68;  // RFC 791
+// Its heap (device-procs/usernet), and what the library takes beside that.
+constexpr uint64_t kUserNetMemory = uint64_t{320} << 20;
 
 void CheckAddresses(control::NetConfig::Reader config, const std::string& name) {
   const auto mac = config.getMac();
@@ -26,19 +30,41 @@ void CheckAddresses(control::NetConfig::Reader config, const std::string& name) 
   }
 }
 
+// The process that keeps the host's network, at the other end of the packet link.
+void PlanUserNet(Planner& planner, control::NetConfig::Reader config, unsigned index, DevicePlan& net) {
+  const std::string name = "usernet" + std::to_string(index);
+  const auto user = config.getUser();
+  CheckUserNet(user, config.getListeners().size(), name);
+  DevicePlan& plan = planner.Add(name, "bulkhead-usernet");
+  plan.keeps_network = true;
+  plan.outside_of = net.name;
+  plan.limits.memory_bytes = kUserNetMemory;
+  for (auto listener : config.getListeners()) plan.files.push_back(TakeFile(listener, planner.wait()));
+  plan.settings = std::make_unique<capnp::MallocMessageBuilder>();
+  plan.settings->setRoot(user);
+
+  const OwnFd memory = OrThrow(MakePacketLink("packets-" + net.name));
+  const OwnFd to_net = OrThrow(MakeEventFd());
+  const OwnFd to_outside = OrThrow(MakeEventFd());
+  const auto copy = [](const OwnFd& fd) { return OrThrow(DuplicateFd(fd.get())); };
+  net.packets = {.memory = copy(memory), .doorbell = copy(to_net), .peer = copy(to_outside)};
+  plan.packets = {.memory = copy(memory), .doorbell = copy(to_outside), .peer = copy(to_net)};
+}
+
 void PlanNet(Planner& planner, control::NetConfig::Reader config, unsigned index) {
   const std::string name = "net" + std::to_string(index);
   CheckAddresses(config, name);
   const auto taps = config.getTaps();
-  if (taps.size() == 0 || taps.size() > kMaxPairs) {
+  const unsigned pairs = config.hasUser() ? 1 : taps.size();
+  if (pairs == 0 || pairs > kMaxPairs || (config.hasUser() && taps.size() != 0)) {
     throw FatalError(name + ": a network interface has 1 to " + std::to_string(kMaxPairs) + " pairs of queues");
   }
   if (config.getMtu() < kMinMtu) throw FatalError(name + ": its MTU is less than " + std::to_string(kMinMtu));
   DevicePlan& plan = planner.Add(name, "bulkhead-net");
   for (auto tap : taps) plan.files.push_back(TakeFile(tap, planner.wait()));
   // And the control queue.
-  planner.AddVirtioFunction(plan, static_cast<uint16_t>(2 * taps.size() + 1));
-  plan.limits.threads += taps.size();
+  planner.AddVirtioFunction(plan, static_cast<uint16_t>(2 * pairs + 1));
+  plan.limits.threads += pairs;
   plan.takes_throttle = true;
   plan.settings = std::make_unique<capnp::MallocMessageBuilder>();
   auto settings = plan.settings->initRoot<net::NetSettings>();
@@ -47,6 +73,7 @@ void PlanNet(Planner& planner, control::NetConfig::Reader config, unsigned index
   settings.setAnyMac(config.getAnyMac());
   settings.setIpAddresses(config.getIpAddresses());
   settings.setThrottle(config.getThrottle());
+  if (config.hasUser()) PlanUserNet(planner, config, index, plan);
 }
 
 }  // namespace

@@ -58,6 +58,58 @@ TEST_F(NetPlan, SettingsAreThoseOfTheConfiguration) {
   EXPECT_EQ(settings.getThrottle().getOperationsPerSecond(), 7u);
 }
 
+control::UserNet::Builder AskForUserNet(control::NetConfig::Builder net) {
+  auto user = net.initUser();
+  user.initNetwork4(4)[0] = 10;
+  user.setPrefix4(24);
+  user.setMtu(1500);
+  return user;
+}
+
+TEST_F(NetPlan, UserModeNetworkingIsASecondProcessThatTheGuestDoesNotReach) {
+  const DevicePlan& net = Plan(0, [](auto config) { AskForUserNet(config); });
+  EXPECT_EQ(net.name, "net0");
+  EXPECT_TRUE(net.files.empty() && net.packets && !net.keeps_network);
+  EXPECT_EQ(net.functions.at(0).queues, 3);
+  ASSERT_EQ(plans_.size(), 2u);
+  const DevicePlan& user = *plans_[1];
+  EXPECT_EQ(user.name, "usernet0");
+  EXPECT_EQ(user.executable, "bulkhead-usernet");
+  EXPECT_EQ(user.outside_of, "net0");
+  EXPECT_TRUE(user.keeps_network && user.packets && !user.uses_guest_memory && !user.reached_by_guest());
+  EXPECT_EQ(user.settings->getRoot<control::UserNet>().asReader().getPrefix4(), 24);
+}
+
+TEST_F(NetPlan, OfUserModeNetworkingNothingIsTakenThatCannotBe) {
+  const auto expect_refused = [this](const std::function<void(control::UserNet::Builder)>& change) {
+    EXPECT_THROW(Plan(0, [&](auto config) { change(AskForUserNet(config)); }), FatalError);
+  };
+  EXPECT_THROW(Plan(1, [](auto config) { AskForUserNet(config); }), FatalError);
+  expect_refused([](auto user) { user.initNetwork4(0); });
+  expect_refused([](auto user) { user.initNetwork4(5); });
+  expect_refused([](auto user) { user.setPrefix4(28); });
+  expect_refused([](auto user) { user.initNetwork6(4); });
+  expect_refused([](auto user) { user.setMtu(67); });
+  expect_refused([](auto user) { user.setMtu(65522); });
+  expect_refused([](auto user) { user.initNetwork6(16), user.setMtu(1279); });
+  expect_refused([](auto user) { user.initDns4(3); });
+  expect_refused([](auto user) { user.setHostname(std::string(64, 'x')); });
+  expect_refused([](auto user) { user.initRules(1); });
+  expect_refused([](auto user) { user.initRules(257); });
+  expect_refused([](auto user) {
+    auto rule = user.initRules(1)[0];
+    rule.initAddress(4);
+    rule.setPrefix(33);
+  });
+  // A forward without its socket.
+  expect_refused([](auto user) {
+    auto forward = user.initHostForwards(1)[0];
+    forward.initGuestAddress(4);
+    forward.setGuestPort(22);
+  });
+  expect_refused([](auto user) { user.initGuestForwards(1); });
+}
+
 TEST_F(NetPlan, WhatNoLauncherSendsIsRefused) {
   EXPECT_THROW(Plan(0), FatalError);
   EXPECT_THROW(Plan(9), FatalError);

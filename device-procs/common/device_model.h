@@ -69,6 +69,7 @@ class DeviceModel {
   virtual void PressPowerButton() {}
   virtual void Attach(uint8_t /*port*/, OwnFd /*input*/, OwnFd /*output*/) {}
   virtual void SetThrottle(control::DiskThrottle::Reader /*limits*/) {}
+  virtual void LoseOutside() {}
 };
 
 }  // namespace bulkhead::device

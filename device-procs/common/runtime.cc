@@ -54,6 +54,10 @@ class DeviceServer final : public control::Device::Server {
     thread_.Call([&] { device_.SetThrottle(context.getParams().getLimits()); });
     return kj::READY_NOW;
   }
+  kj::Promise<void> loseOutside(LoseOutsideContext) override {
+    thread_.Call([&] { device_.LoseOutside(); });
+    return kj::READY_NOW;
+  }
   kj::Promise<void> attach(AttachContext context) override {
     auto params = context.getParams();
     auto input = params.getInput().getFd();
@@ -89,6 +93,12 @@ DeviceContext TakeContext(control::DeviceGrants::Reader grants, kj::WaitScope& w
                              .resample = line.hasResample() ? TakeFile(line.getResample(), wait) : OwnFd()});
   }
   context.files = TakeFiles(grants.getFiles(), wait);
+  if (grants.hasPackets()) {
+    const auto packets = grants.getPackets();
+    context.packets = {.memory = TakeFile(packets.getMemory(), wait),
+                       .doorbell = TakeFile(packets.getDoorbell(), wait),
+                       .peer = TakeFile(packets.getPeer(), wait)};
+  }
   context.settings = grants.getSettings();
   return context;
 }
@@ -117,17 +127,19 @@ void Serve(const DeviceKind& kind, kj::AsyncIoContext& io, ChildSandbox& sandbox
     context.reset = [&] { mailbox.Post([&] { SendAndForget(machine.resetRequest()); }); };
   }
 
-  const auto channel_grant = grants.getWiring().getChannel();
-  ChannelMemory* channel = OrThrow(MapChannel(TakeFile(channel_grant.getMemory(), io.waitScope).get()));
-  const OwnFd doorbell = TakeFile(channel_grant.getDoorbell(), io.waitScope);
-  // Edge-triggered: the ring says what there is to do, so the count is never read.
-  loop.Watch(doorbell.get(), EPOLLIN | EPOLLET, [] {});
-
-  std::vector<uint64_t> region_sizes;
-  for (auto region : grants.getWiring().getRegions()) region_sizes.push_back(region.getSize());
   const std::unique_ptr<DeviceModel> device = kind.create(std::move(context));
-  ExitServer server(channel, *device, std::move(region_sizes), grants.getSpinNs(), EndBroken);
-  loop.SetPoller(&server);
+  OwnFd doorbell;
+  std::optional<ExitServer> server;
+  if (const auto wiring = grants.getWiring(); wiring.hasChannel()) {
+    ChannelMemory* channel = OrThrow(MapChannel(TakeFile(wiring.getChannel().getMemory(), io.waitScope).get()));
+    doorbell = TakeFile(wiring.getChannel().getDoorbell(), io.waitScope);
+    // Edge-triggered: the ring says what there is to do, so the count is never read.
+    loop.Watch(doorbell.get(), EPOLLIN | EPOLLET, [] {});
+    std::vector<uint64_t> region_sizes;
+    for (auto region : wiring.getRegions()) region_sizes.push_back(region.getSize());
+    server.emplace(channel, *device, std::move(region_sizes), grants.getSpinNs(), EndBroken);
+    loop.SetPoller(&*server);
+  }
   DeviceThread thread(loop);
   thread.Start();
 
@@ -168,8 +180,9 @@ void SetNonBlocking(const OwnFd& fd) {
 }
 
 int RunDeviceProcess(const DeviceKind& kind, int argc, char** argv) {
-  return RunChild(argc, argv, kind.policy,
-                  [&](kj::AsyncIoContext& io, ChildSandbox& sandbox) { Serve(kind, io, sandbox); });
+  return RunChild(
+      argc, argv, kind.policy, [&](kj::AsyncIoContext& io, ChildSandbox& sandbox) { Serve(kind, io, sandbox); },
+      kind.scope);
 }
 
 }  // namespace bulkhead::device

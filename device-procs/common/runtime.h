@@ -8,6 +8,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,13 @@ struct LineResources {
   OwnFd resample;  // invalid for an edge-triggered line
 };
 
+// One end of a packet link (ipc/packet_ring.h).
+struct PacketResources {
+  OwnFd memory;
+  OwnFd doorbell;  // eventfd that wakes this process
+  OwnFd peer;      // eventfd that wakes the other
+};
+
 // What one device is made of. The settings come from the broker; they are only valid during creation.
 struct DeviceContext {
   std::string name;
@@ -39,6 +47,7 @@ struct DeviceContext {
   std::vector<FunctionResources> functions;
   std::vector<LineResources> lines;
   std::vector<OwnFd> files;
+  std::optional<PacketResources> packets;
   capnp::AnyPointer::Reader settings;
   // To the broker; from the device thread, does not block. Null but in the chipset process.
   std::function<void()> power_off;
@@ -50,6 +59,7 @@ struct DeviceKind {
   SyscallPolicy policy;
   std::function<std::unique_ptr<DeviceModel>(DeviceContext)> create;
   size_t heap_bytes = kHeapBytes;  // all that it can ever allocate
+  LandlockScope scope = LandlockScope::kAll;
 };
 
 // The whole life of the process; the value is main's.

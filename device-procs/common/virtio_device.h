@@ -62,6 +62,7 @@ class VirtioDevice {
   // After lock-down, once, before all but the identity above is asked: see DeviceModel.
   virtual Result<void> ReadInput() { return {}; }
   virtual void SetThrottle(control::DiskThrottle::Reader /*limits*/) {}
+  virtual void LoseOutside() {}
 
   // State of its own, beside the transport's; while paused.
   virtual void SaveDevice(capnp::AnyPointer::Builder /*state*/) const {}

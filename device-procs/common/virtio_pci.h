@@ -31,6 +31,7 @@ class VirtioPci final : public DeviceModel, public VirtioTransport {
   WriteEffect Write(uint16_t region, uint64_t offset, uint8_t width, uint64_t value) override;
   Result<void> ReadInput() override { return device_->ReadInput(); }
   void SetThrottle(control::DiskThrottle::Reader limits) override { device_->SetThrottle(limits); }
+  void LoseOutside() override { device_->LoseOutside(); }
   void Pause() override;
   void Resume() override;
   void Save(capnp::AnyPointer::Builder state) const override;

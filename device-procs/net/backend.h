@@ -33,6 +33,8 @@ class NetBackend {
   virtual ~NetBackend() = default;
 
   virtual uint16_t pair_count() const = 0;
+  // Whether packets either way may be without checksums, or not yet cut into segments.
+  virtual bool has_offloads() const = 0;
   // Lives as long as the back end.
   virtual NetPort& port(uint16_t pair) = 0;
   // What packets on their way to the guest may be without: checksums, and being cut into segments.

@@ -74,10 +74,11 @@ class FakePort final : public NetPort {
 
 class FakeBackend final : public NetBackend {
  public:
-  explicit FakeBackend(uint16_t pairs) {
+  explicit FakeBackend(uint16_t pairs, bool has_offloads = true) : has_offloads_(has_offloads) {
     for (uint16_t i = 0; i < pairs; ++i) ports_.push_back(std::make_unique<FakePort>());
   }
   uint16_t pair_count() const override { return static_cast<uint16_t>(ports_.size()); }
+  bool has_offloads() const override { return has_offloads_; }
   FakePort& port(uint16_t pair) override { return *ports_.at(pair); }
   void SetOffloads(const Offloads& offloads) override { offloads_ = offloads; }
   void SetActivePairs(uint16_t count) override { active_pairs_ = count; }
@@ -87,6 +88,7 @@ class FakeBackend final : public NetBackend {
 
  private:
   std::vector<std::unique_ptr<FakePort>> ports_;
+  const bool has_offloads_;
   Offloads offloads_;
   uint16_t active_pairs_ = 0;
 };

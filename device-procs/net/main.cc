@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// bulkhead-net: virtio-net. Holds guest memory and one tap.
+// bulkhead-net: virtio-net. Holds guest memory and one tap, or one end of a packet link to a bulkhead-usernet.
 #include "device-procs/common/runtime.h"
 #include "device-procs/net/net.h"
 #include "device-procs/net/policy.h"

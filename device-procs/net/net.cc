@@ -5,6 +5,7 @@
 
 #include "device-procs/common/virtio_pci.h"
 #include "device-procs/net/net_settings.capnp.h"
+#include "device-procs/net/ring_backend.h"
 #include "device-procs/net/tap.h"
 #include "device-procs/net/virtio_net.h"
 
@@ -36,7 +37,7 @@ SourceRules TakeRules(net::NetSettings::Reader settings) {
 
 std::unique_ptr<DeviceModel> MakeNet(DeviceContext context, Transmitter::Log log) {
   const auto settings = context.settings.getAs<net::NetSettings>();
-  if (context.files.empty() || context.functions.size() != 1 || context.memory == nullptr) {
+  if (context.files.empty() == !context.packets || context.functions.size() != 1 || context.memory == nullptr) {
     throw FatalError("the grants are not those of a network interface");
   }
   FunctionResources& function = context.functions[0];
@@ -46,8 +47,8 @@ std::unique_ptr<DeviceModel> MakeNet(DeviceContext context, Transmitter::Log log
                            .kick_fds = {},
                            .log = std::move(log)};
   for (const OwnFd& kick : function.kicks) options.kick_fds.push_back(kick.get());
-  auto net = std::make_unique<VirtioNet>(*context.memory, *context.loop, MakeTap(std::move(context.files)),
-                                         std::move(options));
+  auto backend = context.packets ? MakeRingBackend(std::move(*context.packets)) : MakeTap(std::move(context.files));
+  auto net = std::make_unique<VirtioNet>(*context.memory, *context.loop, std::move(backend), std::move(options));
   return std::make_unique<VirtioPci>(std::move(net), *context.loop, *context.memory, std::move(function));
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Makes the interface of a net process: its tap behind virtio-net behind virtio-pci; region 0 is configuration space,
-// region 1 BAR 0. Main thread, before lock-down.
+// Makes the interface of a net process: its tap or packet link behind virtio-net behind virtio-pci; region 0 is
+// configuration space, region 1 BAR 0. Main thread, before lock-down.
 #pragma once
 
 #include <memory>
@@ -10,7 +10,7 @@
 
 namespace bulkhead::device {
 
-// Takes settings, tap and function from the grants; throws FatalError.
+// Takes settings, outside and function from the grants; throws FatalError.
 std::unique_ptr<DeviceModel> MakeNet(DeviceContext context, Transmitter::Log log);
 
 }  // namespace bulkhead::device

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# What the broker tells a net process. Files: the tap, once for each pair of queues.
+# What the broker tells a net process. Files: the tap, once for each pair of queues; none where it has a packet link.
 @0xc1c1e4b40d0b6a7e;
 
 using Cxx = import "/capnp/c++.capnp";

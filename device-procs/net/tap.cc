@@ -45,6 +45,7 @@ class Tap final : public NetBackend {
   }
 
   uint16_t pair_count() const override { return static_cast<uint16_t>(ports_.size()); }
+  bool has_offloads() const override { return true; }
   NetPort& port(uint16_t pair) override { return *ports_.at(pair); }
 
   void SetOffloads(const Offloads& offloads) override {

@@ -71,10 +71,11 @@ VirtioNet::~VirtioNet() {
 }
 
 uint64_t VirtioNet::OfferedFeatures() const {
-  const uint64_t features = kChecksum | kGuestChecksum | kMtu | kMac | kGuestTso4 | kGuestTso6 | kGuestEcn | kHostTso4 |
-                            kHostTso6 | kHostEcn | kMergeBuffers | kStatus | kControlQueue | kControlReceive |
-                            kControlVlan | kAnnounce | kControlMac;
-  return backend_->pair_count() > 1 ? features | kMultiQueue : features;
+  const uint64_t offloads =
+      kChecksum | kGuestChecksum | kGuestTso4 | kGuestTso6 | kGuestEcn | kHostTso4 | kHostTso6 | kHostEcn;
+  const uint64_t features =
+      kMtu | kMac | kMergeBuffers | kStatus | kControlQueue | kControlReceive | kControlVlan | kAnnounce | kControlMac;
+  return features | (backend_->has_offloads() ? offloads : 0) | (backend_->pair_count() > 1 ? kMultiQueue : 0);
 }
 
 ControlRules VirtioNet::Rules() const {
@@ -203,6 +204,8 @@ void VirtioNet::StopWorkers(size_t first) {
 void VirtioNet::UpdateStatus() {
   config_.status = static_cast<uint16_t>((link_up_ ? kLinkUp : 0) | (state_.announcing ? kAnnounceNow : 0));
 }
+
+void VirtioNet::LoseOutside() { SignalEventFd(gone_event_.get()); }
 
 void VirtioNet::PortGone() {
   DrainEventFd(gone_event_.get());

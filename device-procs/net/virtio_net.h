@@ -41,6 +41,7 @@ class VirtioNet final : public VirtioDevice {
   void ProcessQueue(uint16_t index) override;
   bool OwnsKicks() const override { return true; }
   void SetThrottle(control::DiskThrottle::Reader limits) override;
+  void LoseOutside() override;
   void Pause() override;
   void Resume() override;
   void SaveDevice(capnp::AnyPointer::Builder state) const override;

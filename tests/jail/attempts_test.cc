@@ -82,11 +82,15 @@ class AttemptTest : public testing::Test {
   Outcome Make(const Attempt& attempt, const std::string& name) {
     if (name.starts_with("img")) return MakeFromImg(attempt, name.ends_with("unfiltered"));
     const std::string settings = Orders(attempt);
-    DeviceProcess process(*io_, {.configure = [this](auto config) { Configure(config); },
+    DeviceProcess process(*io_, {.configure =
+                                     [this, &name](auto config) {
+                                       name.starts_with("usernet") ? ConfigureUserNet(config) : Configure(config);
+                                     },
                                  .plan = PlannerOf(name),
                                  .executable = test::BuildDir() + "/tests/rogue",
                                  .name = name,
                                  .settings_text = settings});
+    if (!process.plan().reached_by_guest()) return MakeAtRestore(process);
     Mailbox mailbox(io_->unixEventPort);
     auto answered = kj::newPromiseAndFulfiller<uint64_t>();
     // As a vCPU does: it waits while the broker goes on.
@@ -101,6 +105,20 @@ class AttemptTest : public testing::Test {
     process.channel().MarkDead();
     vcpu.join();
     return outcome;
+  }
+
+  Outcome MakeAtRestore(DeviceProcess& process) {
+    auto lives = process.device().restoreRequest().send().then(
+        [](auto) -> kj::Promise<Outcome> {
+          return Outcome{true, ""};
+        },
+        // How it died is told below.
+        [](kj::Exception&& error) -> kj::Promise<Outcome> {
+          if (error.getType() == kj::Exception::Type::DISCONNECTED) return kj::NEVER_DONE;
+          return Outcome{false, ""};
+        });
+    auto died = process.WhenDead().then([](std::string how) { return Outcome{false, std::move(how)}; });
+    return lives.exclusiveJoin(kj::mv(died)).wait(io_->waitScope);
   }
 
   void ExpectStoppedAndNamed(const std::string& kind) {
@@ -155,10 +173,19 @@ class AttemptTest : public testing::Test {
     net.initMac(6)[0] = 2;
     net.setMtu(1500);
   }
+  static void ConfigureUserNet(control::VmConfig::Builder config) {
+    auto net = config.initNets(1)[0];
+    net.initMac(6)[0] = 2;
+    net.setMtu(1500);
+    auto user = net.initUser();
+    user.initNetwork4(4)[0] = 10;
+    user.setPrefix4(24);
+    user.setMtu(1500);
+  }
 
   static std::function<void(broker::Planner&)> PlannerOf(const std::string& name) {
     if (name.starts_with("disk")) return broker::PlanDisks;
-    if (name.starts_with("net")) return broker::PlanNets;
+    if (name.starts_with("net") || name.starts_with("usernet")) return broker::PlanNets;
     if (name == "console") return broker::PlanConsole;
     if (name == "chipset") return broker::PlanChipset;
     if (name == "vcpu-runner") return PlanRunner;
@@ -193,7 +220,8 @@ TEST_F(AttemptTest, EachWorksWhereNothingStandsInItsWay) {
 }
 
 TEST_F(AttemptTest, EachIsStoppedByTheFilterOfEachKindOfProcessAndNamed) {
-  for (const char* kind : {"rng", "disk0", "net0", "console", "chipset", "vcpu-runner"}) ExpectStoppedAndNamed(kind);
+  for (const char* kind : {"rng", "disk0", "net0", "usernet0", "console", "chipset", "vcpu-runner"})
+    ExpectStoppedAndNamed(kind);
 }
 
 TEST_F(AttemptTest, EachIsStoppedByTheWallBehindTheFilter) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A device process that an attacker owns: it gets the grants, the sandbox and the ring of the one whose name it is
 // started under, and at the first read makes the attempt that its settings name. A read gives 1 if that got through, 0
-// if not.
+// if not. One that the guest does not reach makes it when it is restored, and fails that if it did not get through.
 #include <cstdlib>
 #include <sstream>
 
@@ -11,6 +11,7 @@
 #include "device-procs/disk/policy.h"
 #include "device-procs/net/policy.h"
 #include "device-procs/rng/policy.h"
+#include "device-procs/usernet/policy.h"
 #include "tests/jail/attempts.h"
 #include "tests/jail/no_policy.h"
 #include "vcpu-runner/policy.h"
@@ -33,7 +34,10 @@ class RogueDevice final : public device::DeviceModel {
   void Pause() override {}
   void Resume() override {}
   void Save(capnp::AnyPointer::Builder) const override {}
-  Result<void> Restore(capnp::AnyPointer::Reader) override { return {}; }
+  Result<void> Restore(capnp::AnyPointer::Reader) override {
+    if (Read(0, 0, 1) == 1) return {};
+    return Error{EPERM, "did not get through"};
+  }
 
  private:
   device::DeviceContext context_;
@@ -47,6 +51,7 @@ SyscallPolicy PolicyOf(const std::string& title) {
   if (kind.ends_with("unfiltered")) return NoPolicy();
   if (kind.starts_with("disk")) return device::DiskPolicy();
   if (kind.starts_with("net")) return device::NetPolicy();
+  if (kind.starts_with("usernet")) return usernet::UserNetPolicy();
   if (kind == "console") return device::ConsolePolicy();
   if (kind == "chipset") return chipset::ChipsetPolicy();
   if (kind == "vcpu-runner") return runner::RunnerPolicy();

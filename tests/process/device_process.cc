@@ -46,6 +46,9 @@ DeviceProcess::DeviceProcess(kj::AsyncIoContext& io, const Options& options)
   options.plan(planner);
   plans_ = planner.Take();
   plan_ = plans_.back().get();
+  for (const auto& plan : plans_) {
+    if (plan->name == options.plan_name) plan_ = plan.get();
+  }
   if (!options.name.empty()) plan_->name = options.name;
   if (!options.settings_text.empty()) {
     plan_->settings = std::make_unique<capnp::MallocMessageBuilder>();
@@ -59,9 +62,9 @@ DeviceProcess::DeviceProcess(kj::AsyncIoContext& io, const Options& options)
 
   const std::string executable =
       options.executable.empty() ? BuildDir() + "/libexec/" + plan_->executable : options.executable;
-  child_ = std::make_unique<broker::Child>(io_, executable, UniqueName(), plan_->name,
-                                           kj::heap<Host>(*this, options.report_violations),
-                                           broker::Birthplace{.cgroup = {}, .uid = uids_.Take()});
+  child_ = std::make_unique<broker::Child>(
+      io_, executable, UniqueName(), plan_->name, kj::heap<Host>(*this, options.report_violations),
+      broker::Birthplace{.cgroup = {}, .uid = uids_.Take(), .keeps_network = plan_->keeps_network});
   death_ = child_->WhenDead().fork();
   auto died = death_.addBranch().then([](std::string how) { throw Failure(how); });
   ready_.promise.exclusiveJoin(kj::mv(died)).wait(io_.waitScope);
@@ -79,6 +82,12 @@ void DeviceProcess::FillGrants(control::DeviceGrants::Builder out, bool report_v
   auto files = out.initFiles(static_cast<unsigned>(plan_->files.size()));
   for (unsigned i = 0; i < plan_->files.size(); ++i) files.set(i, ShareFile(plan_->files[i].get()));
   if (plan_->settings) out.getSettings().set(plan_->settings->getRoot<capnp::AnyPointer>().asReader());
+  if (plan_->packets) {
+    auto packets = out.initPackets();
+    packets.setMemory(ShareFile(plan_->packets->memory.get()));
+    packets.setDoorbell(ShareFile(plan_->packets->doorbell.get()));
+    packets.setPeer(ShareFile(plan_->packets->peer.get()));
+  }
   out.setSpinNs(kSpinNs);
   out.initSandbox().setReportViolations(report_violations && child_->reports_violations());
 }
@@ -88,6 +97,8 @@ void DeviceProcess::TakeRunnersEnds(const Options& options) {
   auto builder = message.initRoot<control::DeviceWiring>();
   wiring_->Describe(builder);
   const auto wiring = builder.asReader();
+  // A process that the guest does not reach.
+  if (!wiring.hasChannel()) return;
   raw_channel_ = OrThrow(MapChannel(TakeFile(wiring.getChannel().getMemory(), io_.waitScope).get()));
   doorbell_ = TakeFile(wiring.getChannel().getDoorbell(), io_.waitScope);
   channel_ = std::make_unique<runner::DeviceChannel>(plan_->name, raw_channel_, OrThrow(DuplicateFd(doorbell_.get())),

@@ -27,6 +27,7 @@ class DeviceProcess {
   struct Options {
     std::function<void(control::VmConfig::Builder)> configure;
     std::function<void(broker::Planner&)> plan;  // its last plan is the one that counts
+    std::string plan_name = {};                  // unless this is the name of another
     std::string executable = {};                 // instead of the plan's: a path
     std::string name = {};                       // instead of the plan's
     std::string settings_text = {};              // instead of its settings

@@ -46,6 +46,7 @@ class FullVm {
   static std::vector<std::string> Processes() {
     std::vector<std::string> names{"broker", "vcpu-runner", "chipset", "console", "disk0", "rng"};
     if (IsRoot()) names.emplace_back("net0");
+    for (const char* kind : {"net", "usernet"}) names.push_back(kind + std::string(IsRoot() ? "1" : "0"));
     return names;
   }
 
@@ -56,6 +57,7 @@ class FullVm {
         "2",    "--disk",          image_,          "--console", "file=" + console_, "--virtio-console",
         "none", "--debug-console", "file=" + debug_};
     if (IsRoot()) arguments.insert(arguments.end(), {"--net", "tap=tap0"});
+    arguments.insert(arguments.end(), {"--net", "user"});
     return arguments;
   }
 
@@ -138,7 +140,7 @@ TEST(Inspect, AVmLeftAloneVerifiesAgainAndAgainAndRunsOn) {
   for (int i = 0; i < 10; ++i) {
     const Finished verified = vm.Inspect("--verify");
     EXPECT_EQ(verified.status, 0) << verified.output;
-    EXPECT_EQ(verified.output, vm.name() + ": 7 processes verified\n");
+    EXPECT_EQ(verified.output, vm.name() + ": 9 processes verified\n");
   }
   for (const std::string& process : FullVm::Processes()) {
     EXPECT_GT(ProcessOf(vm.name(), process), 0) << process;
@@ -233,20 +235,24 @@ TEST(Readme, TableOfProcessesIsTrueOfARunningVm) {
       {"none", {}},
       {"one image, with the files below it", {vm.image()}},
       {"what its consoles lead to", {vm.console()}},
-      {"one tap", {"/dev/net/tun"}},
+      {"one tap; none with --net user", {"/dev/net/tun"}},
+      {"the host's network, and its forwarded ports", {}},
       {"the debug console's output, where asked for", {vm.debug()}},
   };
   std::set<std::string> processes;
   for (const json& process : report.at("processes")) {
     const std::string name = process.at("name");
     if (name == "broker") continue;
-    const std::string row_name = name == "disk0" ? "diskN" : name == "net0" ? "netN" : name;
+    const std::string digits = "0123456789";
+    const bool numbered = digits.find(name.back()) != std::string::npos;
+    const std::string row_name = numbered ? name.substr(0, name.find_last_not_of(digits) + 1) + "N" : name;
     const auto row = rows.find(row_name);
     ASSERT_NE(row, rows.end()) << name << " runs but is not in the table";
     processes.insert(row_name);
     const auto expected = resources.find(row->second[1]);
     ASSERT_NE(expected, resources.end()) << "this test does not know the host resources '" << row->second[1] << "'";
-    EXPECT_EQ(HostResources(process), expected->second) << name;
+    // The one with --net user.
+    EXPECT_EQ(HostResources(process), name == "net1" ? std::set<std::string>{} : expected->second) << name;
     const bool maps_memory = process.at("memory").at("guest_bytes") != 0;
     // This VM has a virtio console.
     EXPECT_EQ(maps_memory, row->second[2] != "none") << name;
