@@ -5,6 +5,7 @@
 
 #include "device-procs/common/virtio_pci_registers.h"
 #include "device-procs/common/virtqueue_driver.h"
+#include "ipc/packet_ring.h"
 #include "ipc/rpc.h"
 #include "tests/process/device_process.h"
 #include "tests/process/tap_network.h"
@@ -153,6 +154,78 @@ TEST_F(NetProcessTest, EndsWithItsBroker) {
   DeviceProcess process(*io_, Net(network));
   process.HangUp();
   EXPECT_NE(process.AwaitDeath().find("ended with status 0"), std::string::npos);
+}
+
+// The net process of user-mode networking, with this program as its outside. Takes no rights.
+class NetOnALinkTest : public testing::Test {
+ protected:
+  NetOnALinkTest()
+      : process_(std::make_unique<DeviceProcess>(*io_, DeviceProcess::Options{.configure =
+                                                                                  [](control::VmConfig::Builder vm) {
+                                                                                    auto net = vm.initNets(1)[0];
+                                                                                    auto mac = net.initMac(6);
+                                                                                    mac[0] = 2;
+                                                                                    mac[5] = kGuest;
+                                                                                    net.setMtu(1500);
+                                                                                    auto user = net.initUser();
+                                                                                    user.initNetwork4(4)[0] = 10;
+                                                                                    user.setPrefix4(24);
+                                                                                    user.setMtu(1500);
+                                                                                  },
+                                                                              .plan = broker::PlanNets,
+                                                                              .plan_name = "net0"})),
+        link_(OrThrow(MapPacketLink(process_->plan().packets->memory.get()))),
+        sent_(&link_->to_outside),
+        arriving_(&link_->to_net),
+        function_(*process_) {
+    function_.Start(FeatureBit(15) | FeatureBit(16) | FeatureBit(17), 3);
+  }
+  std::string TakeSent() {
+    std::string frame(2000, 0);
+    const iovec piece{frame.data(), frame.size()};
+    frame.resize(OrThrow(sent_.Pop(std::span(&piece, 1))));
+    return frame;
+  }
+  void Arrive(const std::string& frame) {
+    const iovec piece{const_cast<char*>(frame.data()), frame.size()};
+    EXPECT_TRUE(OrThrow(arriving_.Push(std::span(&piece, 1))));
+    if (arriving_.TakeWakeRequest()) SignalEventFd(process_->plan().packets->doorbell.get());
+  }
+
+  // On the heap: their destructors may throw, a test's may not.
+  std::unique_ptr<kj::AsyncIoContext> io_ = std::make_unique<kj::AsyncIoContext>(kj::setupAsyncIo());
+  std::unique_ptr<DeviceProcess> process_;
+  PacketLinkMemory* link_;
+  PacketConsumer sent_;
+  PacketProducer arriving_;
+  NetFunction function_;
+};
+
+TEST_F(NetOnALinkTest, CarriesPacketsBothWays) {
+  const std::string out = TestFrame(1514, kHost, kGuest), in = TestFrame(1400, kGuest, kHost);
+  for (unsigned i = 0; i < 20; ++i) {
+    function_.Send(out);
+    EXPECT_EQ(TakeSent(), out);
+    function_.Post(0, kData, 2000);
+    Arrive(in);
+    EXPECT_EQ(function_.Wait(0).length, kHeader + 1400);
+    EXPECT_EQ(function_.queue(0).GetText(kData + kHeader, 1400), in);
+  }
+}
+
+TEST_F(NetOnALinkTest, ItsLinkIsDownWhenItsOutsideHasEndedAndItGoesOn) {
+  process_->device().loseOutsideRequest().send().wait(process_->wait());
+  EXPECT_TRUE(process_->AwaitInterrupt(0));
+  function_.Send(TestFrame(60, kHost, kGuest));
+}
+
+TEST_F(NetOnALinkTest, AnOutsideThatBreaksTheRingIsGoneAndNothingElseIs) {
+  function_.Post(0, kData, 2000);
+  link_->to_net.head += 3;
+  SignalEventFd(process_->plan().packets->doorbell.get());
+  EXPECT_TRUE(process_->AwaitInterrupt(0));
+  link_->to_outside.tail += 3;
+  function_.Send(TestFrame(60, kHost, kGuest));
 }
 
 }  // namespace
