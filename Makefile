@@ -103,11 +103,11 @@ $(BUILD)/obj/device-procs/usernet/slirp/%.o: ALL_CXXFLAGS += $(SLIRP_FLAGS)
 $(BUILD)/obj/%.o: %.cc Makefile | $(GENERATED)
 	@mkdir -p $(@D)
 	@echo "  CXX     $<"
-	@$(CXX) $(ALL_CXXFLAGS) -MMD -MP -c $< -o $@
+	@$(CXX) $(ALL_CXXFLAGS) -MD -MP -c $< -o $@
 $(BUILD)/obj/gen/%.o: $(GEN)/%.c++ | $(SCHEMA_HEADERS)
 	@mkdir -p $(@D)
 	@echo "  CXX     $<"
-	@$(CXX) $(ALL_CXXFLAGS) -MMD -MP -c $< -o $@
+	@$(CXX) $(ALL_CXXFLAGS) -MD -MP -c $< -o $@
 .SECONDARY:
 
 # link(objects, libraries)

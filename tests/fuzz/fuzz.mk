@@ -26,11 +26,11 @@ FUZZ_PROJECT_OBJ := $(FUZZ_PROJECT_SRC:%.cc=$(FUZZ)/obj/%.o) $(SCHEMAS:%=$(FUZZ)
 $(FUZZ)/obj/%.o: %.cc Makefile tests/fuzz/fuzz.mk | $(GENERATED)
 	@mkdir -p $(@D)
 	@echo "  FUZZCXX $<"
-	@$(FUZZ_CXX) $(FUZZ_CXXFLAGS) $(FUZZ_INSTRUMENT) -fsanitize=fuzzer-no-link -MMD -MP -c $< -o $@
+	@$(FUZZ_CXX) $(FUZZ_CXXFLAGS) $(FUZZ_INSTRUMENT) -fsanitize=fuzzer-no-link -MD -MP -c $< -o $@
 $(FUZZ)/obj/gen/%.o: $(GEN)/%.c++ tests/fuzz/fuzz.mk | $(SCHEMA_HEADERS)
 	@mkdir -p $(@D)
 	@echo "  FUZZCXX $<"
-	@$(FUZZ_CXX) $(FUZZ_CXXFLAGS) $(FUZZ_INSTRUMENT) -fsanitize=fuzzer-no-link -MMD -MP -c $< -o $@
+	@$(FUZZ_CXX) $(FUZZ_CXXFLAGS) $(FUZZ_INSTRUMENT) -fsanitize=fuzzer-no-link -MD -MP -c $< -o $@
 
 # An archive, so that each target gets no more of the project than it reaches.
 $(FUZZ)/obj/project.a: $(FUZZ_PROJECT_OBJ)

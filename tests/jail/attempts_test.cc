@@ -108,17 +108,21 @@ class AttemptTest : public testing::Test {
   }
 
   Outcome MakeAtRestore(DeviceProcess& process) {
-    auto lives = process.device().restoreRequest().send().then(
-        [](auto) -> kj::Promise<Outcome> {
-          return Outcome{true, ""};
-        },
-        // How it died is told below.
-        [](kj::Exception&& error) -> kj::Promise<Outcome> {
-          if (error.getType() == kj::Exception::Type::DISCONNECTED) return kj::NEVER_DONE;
-          return Outcome{false, ""};
-        });
-    auto died = process.WhenDead().then([](std::string how) { return Outcome{false, std::move(how)}; });
-    return lives.exclusiveJoin(kj::mv(died)).wait(io_->waitScope);
+    auto lives =
+        process.device().restoreRequest().send().then([](auto) -> kj::Promise<bool> { return true; },
+                                                      // How it died is told below.
+                                                      [](kj::Exception&& error) -> kj::Promise<bool> {
+                                                        if (error.getType() == kj::Exception::Type::DISCONNECTED)
+                                                          return kj::NEVER_DONE;
+                                                        return false;
+                                                      });
+    std::string how;
+    auto died = process.WhenDead().then([&how](std::string line) {
+      how = std::move(line);
+      return false;
+    });
+    const bool worked = lives.exclusiveJoin(kj::mv(died)).wait(io_->waitScope);
+    return {worked, how};
   }
 
   void ExpectStoppedAndNamed(const std::string& kind) {

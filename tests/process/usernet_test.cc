@@ -43,7 +43,9 @@ class HostSocket {
     const bool ip4 = family == AF_INET;
     const auto* to = ip4 ? reinterpret_cast<const sockaddr*>(&in4) : reinterpret_cast<const sockaddr*>(&in6);
     EXPECT_EQ(::bind(socket_.get(), to, ip4 ? sizeof in4 : sizeof in6), 0);
-    if (type == SOCK_STREAM) EXPECT_EQ(::listen(socket_.get(), 8), 0);
+    if (type == SOCK_STREAM) {
+      EXPECT_EQ(::listen(socket_.get(), 8), 0);
+    }
     sockaddr_in6 bound{};
     socklen_t bytes = sizeof bound;
     EXPECT_EQ(::getsockname(socket_.get(), reinterpret_cast<sockaddr*>(&bound), &bytes), 0);
