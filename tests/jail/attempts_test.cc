@@ -99,30 +99,32 @@ class AttemptTest : public testing::Test {
       mailbox.Post([&, value] { answered.fulfiller->fulfill(uint64_t{value}); });
     });
     auto served = mailbox.Serve().eagerlyEvaluate([](kj::Exception&&) {});
-    auto died = process.WhenDead().then([](std::string how) { return Outcome{false, std::move(how)}; });
-    auto lives = answered.promise.then([](uint64_t value) { return Outcome{value == 1, ""}; });
-    Outcome outcome = lives.exclusiveJoin(kj::mv(died)).wait(io_->waitScope);
+    auto lives = answered.promise.then([](uint64_t value) { return value == 1; });
+    Outcome outcome = Await(kj::mv(lives), process.WhenDead());
     process.channel().MarkDead();
     vcpu.join();
     return outcome;
   }
 
-  Outcome MakeAtRestore(DeviceProcess& process) {
-    auto lives =
-        process.device().restoreRequest().send().then([](auto) -> kj::Promise<bool> { return true; },
-                                                      // How it died is told below.
-                                                      [](kj::Exception&& error) -> kj::Promise<bool> {
-                                                        if (error.getType() == kj::Exception::Type::DISCONNECTED)
-                                                          return kj::NEVER_DONE;
-                                                        return false;
-                                                      });
-    std::string how;
-    auto died = process.WhenDead().then([&how](std::string line) {
-      how = std::move(line);
+  // Whether it got through, if it lives.
+  Outcome Await(kj::Promise<bool> lives, kj::Promise<std::string> died) {
+    std::string death;
+    auto died_first = died.then([&death](std::string how) {
+      death = std::move(how);
       return false;
     });
-    const bool worked = lives.exclusiveJoin(kj::mv(died)).wait(io_->waitScope);
-    return {worked, how};
+    const bool got_through = lives.exclusiveJoin(kj::mv(died_first)).wait(io_->waitScope);
+    return {got_through, death};
+  }
+  // How one died that was asked by a call is told by its end.
+  static kj::Promise<bool> Refused(const kj::Exception& error) {
+    if (error.getType() == kj::Exception::Type::DISCONNECTED) return kj::NEVER_DONE;
+    return false;
+  }
+  Outcome MakeAtRestore(DeviceProcess& process) {
+    auto lives = process.device().restoreRequest().send().then([](auto) -> kj::Promise<bool> { return true; },
+                                                               [](kj::Exception&& error) { return Refused(error); });
+    return Await(kj::mv(lives), process.WhenDead());
   }
 
   void ExpectStoppedAndNamed(const std::string& kind) {
@@ -151,13 +153,9 @@ class AttemptTest : public testing::Test {
     broker::ImageJob job(*io_, test::BuildDir() + "/tests/rogue-img",
                          message.getRoot<capnp::List<control::ImageChain>>().asReader());
     auto lives = job.worker().infoRequest().send().then(
-        [](auto response) -> kj::Promise<Outcome> {
-          return Outcome{response.getInfo().getVirtualBytes() == 1, ""};
-        },
-        // How it died is told below.
-        [](kj::Exception&&) -> kj::Promise<Outcome> { return kj::NEVER_DONE; });
-    auto died = job.WhenDead().then([](std::string how) { return Outcome{false, std::move(how)}; });
-    return lives.exclusiveJoin(kj::mv(died)).wait(io_->waitScope);
+        [](auto response) -> kj::Promise<bool> { return response.getInfo().getVirtualBytes() == 1; },
+        [](kj::Exception&& error) { return Refused(error); });
+    return Await(kj::mv(lives), job.WhenDead());
   }
   std::string Orders(const Attempt& attempt) const {
     return std::string(attempt.name) + " " + std::to_string(targets_.victim) + " " + targets_.file + " " +
