@@ -100,6 +100,25 @@ TEST(Lifecycle, DeathOfADeviceEndsTheVmWhereAskedAndNamesIt) {
   ExpectNothingLeft(vm.name());
 }
 
+TEST(Lifecycle, DeathOfEitherHalfOfUserModeNetworkingCostsTheGuestThatNetwork) {
+  RunningVm vm({"--net", "user", "--net", "user"});
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  const auto is_told = [&](const std::string& line) {
+    return vm.command().WaitUntil([&] { return vm.command().errors().find(line) != std::string::npos; });
+  };
+  ASSERT_EQ(SignalTo(vm.name(), "usernet0", SIGKILL), 0);
+  EXPECT_TRUE(is_told("device given up: usernet0 was killed by signal 9")) << vm.command().errors();
+  // Nobody else reaches a usernet process.
+  ASSERT_EQ(SignalTo(vm.name(), "net1", SIGKILL), 0);
+  EXPECT_TRUE(is_told("device given up: net1 was killed by signal 9")) << vm.command().errors();
+  EXPECT_TRUE(is_told("usernet1 is of no use without net1")) << vm.command().errors();
+  EXPECT_TRUE(Eventually([&] { return ProcessOf(vm.name(), "usernet1") <= 0; }));
+  EXPECT_GT(ProcessOf(vm.name(), "net0"), 0);
+  EXPECT_EQ(RunBulkhead({"kill", vm.name()}).status, 0);
+  EXPECT_EQ(vm.command().Wait(), 0) << vm.command().errors();
+  ExpectNothingLeft(vm.name());
+}
+
 TEST(Lifecycle, DeathOfTheRunnerEndsTheVm) {
   RunningVm vm;
   ASSERT_TRUE(vm.started()) << vm.command().errors();
