@@ -244,6 +244,21 @@ Task<Result<SnapshotTable>> ReadSnapshots(ImageState& state) {
 
 namespace {
 
+struct FoundSnapshot {
+  Snapshot snapshot;
+  std::vector<uint64_t> l1;
+};
+
+Task<Result<FoundSnapshot>> ReadSnapshot(ImageState& state, std::string which) {
+  Result<SnapshotTable> table = co_await ReadSnapshots(state);
+  if (!table.ok()) co_return table.error();
+  const auto snapshot = FindSnapshot(table->snapshots, which);
+  if (snapshot == table->snapshots.end()) co_return Unknown(which);
+  Result<WholeTable> l1 = co_await ReadL1(state, *snapshot);
+  if (!l1.ok()) co_return l1.error();
+  co_return FoundSnapshot{std::move(*snapshot), std::move(l1->entries)};
+}
+
 Task<Result<void>> AddSnapshot(Qcow2Channel& image, SnapshotTable table, Snapshot snapshot) {
   ImageState& state = image.state();
   Result<void> done = co_await CountAll(image, state.l1.entries, true);
@@ -295,16 +310,13 @@ Task<Result<void>> RemoveSnapshot(Qcow2Channel& image, SnapshotTable table, Snap
 Task<Result<void>> ShowSnapshot(Qcow2Channel& image, std::string which) {
   ImageState& state = image.state();
   if (!state.read_only) co_return Error{EINVAL, "a snapshot is shown only of an image that is read only"};
-  Result<SnapshotTable> table = co_await ReadSnapshots(state);
-  if (!table.ok()) co_return table.error();
-  const auto snapshot = FindSnapshot(table->snapshots, which);
-  if (snapshot == table->snapshots.end()) co_return Unknown(which);
-  Result<WholeTable> l1 = co_await ReadL1(state, *snapshot);
-  if (!l1.ok()) co_return l1.error();
-  if (auto usable = CheckUsable(state, *snapshot, l1->entries); !usable.ok()) co_return usable;
-  for (uint64_t& entry : l1->entries) entry &= kOffsetMask;
-  state.l1 = std::move(*l1);
-  state.header.size_bytes = snapshot->disk_bytes;
+  Result<FoundSnapshot> found = co_await ReadSnapshot(state, std::move(which));
+  if (!found.ok()) co_return found.error();
+  if (auto usable = CheckUsable(state, found->snapshot, found->l1); !usable.ok()) co_return usable;
+  for (uint64_t& entry : found->l1) entry &= kOffsetMask;
+  state.l1.offset = found->snapshot.l1_offset;
+  state.l1.entries = std::move(found->l1);
+  state.header.size_bytes = found->snapshot.disk_bytes;
   co_return Result<void>();
 }
 
@@ -336,19 +348,15 @@ Task<Result<void>> CreateSnapshot(Qcow2Channel& image, std::string name, int64_t
 
 Task<Result<void>> ApplySnapshot(Qcow2Channel& image, std::string which) {
   ImageState& state = image.state();
-  Result<SnapshotTable> table = co_await ReadSnapshots(state);
-  if (!table.ok()) co_return table.error();
-  const auto snapshot = FindSnapshot(table->snapshots, which);
-  if (snapshot == table->snapshots.end()) co_return Unknown(which);
-  Result<WholeTable> l1 = co_await ReadL1(state, *snapshot);
-  if (!l1.ok()) co_return l1.error();
+  Result<FoundSnapshot> found = co_await ReadSnapshot(state, std::move(which));
+  if (!found.ok()) co_return found.error();
   // What is counted is read past the cache, and nothing that was given up before may come back.
   Result<void> done = co_await image.checkpointer().Settle();
-  if (done.ok()) done = CheckUsable(state, *snapshot, l1->entries);
-  if (done.ok()) done = AffordsCounting(state, l1->entries);
+  if (done.ok()) done = CheckUsable(state, found->snapshot, found->l1);
+  if (done.ok()) done = AffordsCounting(state, found->l1);
   if (done.ok()) done = co_await SetDirty(state, true);
   if (!done.ok()) co_return done;
-  done = co_await BecomeSnapshot(image, l1->entries, snapshot->disk_bytes);
+  done = co_await BecomeSnapshot(image, found->l1, found->snapshot.disk_bytes);
   done = co_await OrRepair(image, std::move(done));
   co_return done;
 }
