@@ -32,7 +32,7 @@ class WriteLog {
   void Add(uint64_t offset, std::vector<std::byte> bytes) {
     periods.back().push_back({offset, std::move(bytes), next_number_++});
   }
-  // A flush that is asked for now promises what is complete: all changes before this one.
+  // A flush promises what is complete when it is asked for: all changes before this one.
   uint64_t next_number() const { return next_number_; }
   void Flushed(uint64_t promised) {
     Period& now = periods.back();
