@@ -177,8 +177,12 @@ $(BUILD)/tests/liar: $(call objects,tests/jail/liar.cc device-procs/rng/policy.c
 $(BUILD)/tests/image-bench: $(call objects,tests/bench/image_bench.cc) $(BLOCK_OBJ) $(IPC_OBJ)
 	$(call link,$(CHILD_LIBS) $(BLOCK_LIBS))
 
+# The other end of the network benchmark's guest.
+$(BUILD)/tests/net-peer: $(call objects,tests/bench/net_peer.cc)
+	$(call link)
+
 .PHONY: tests
-tests: all $(addprefix $(BUILD)/tests/,unit process jail rogue rogue-img/bulkhead-img liar image-bench)
+tests: all $(addprefix $(BUILD)/tests/,unit process jail rogue rogue-img/bulkhead-img liar image-bench net-peer)
 
 .PHONY: deps
 deps:

@@ -15,6 +15,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 PR_SET_PDEATHSIG = 1
+CLONE_NEWNET = 0x40000000
 libc = ctypes.CDLL(None, use_errno=True)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -31,6 +32,12 @@ def held_signals():
 
 class Failure(Exception):
     """Ends the benchmark with one line."""
+
+
+def unshare_network():
+    """This process and those it starts have a network of their own from here on."""
+    if libc.unshare(CLONE_NEWNET) != 0:
+        raise Failure(f"no network namespace: {os.strerror(ctypes.get_errno())}")
 
 
 def say(text):
