@@ -177,12 +177,16 @@ $(BUILD)/tests/liar: $(call objects,tests/jail/liar.cc device-procs/rng/policy.c
 $(BUILD)/tests/image-bench: $(call objects,tests/bench/image_bench.cc) $(BLOCK_OBJ) $(IPC_OBJ)
 	$(call link,$(CHILD_LIBS) $(BLOCK_LIBS))
 
+# What frames cost the net process, without a guest.
+$(BUILD)/tests/net-device-bench: $(call objects,tests/bench/net_device.cc tests/process/device_process.cc \
+  tests/process/harness.cc tests/process/tap_network.cc) $(DEVICE_DRIVER_OBJ)
+	$(call link,-lgtest $(CHILD_LIBS))
 # The other end of the network benchmark's guest.
 $(BUILD)/tests/net-peer: $(call objects,tests/bench/net_peer.cc)
 	$(call link)
 
 .PHONY: tests
-tests: all $(addprefix $(BUILD)/tests/,unit process jail rogue rogue-img/bulkhead-img liar image-bench net-peer)
+tests: all $(addprefix $(BUILD)/tests/,unit process jail rogue rogue-img/bulkhead-img liar image-bench net-device-bench net-peer)
 
 .PHONY: deps
 deps:
@@ -215,6 +219,12 @@ bench-images: tests
 	@scripts/deps build run bench
 	@tests/bench/images
 
+.PHONY: bench-net
+bench-net: tests
+	@scripts/deps build run bench
+	@$(BUILD)/tests/net-device-bench
+	@tests/bench/net
+
 .PHONY: install
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/bulkhead $(DESTDIR)$(PREFIX)/share/man/man1
@@ -235,6 +245,7 @@ help:
 	@echo 'make bench-boot         what it costs to start a VM and to keep one, beside QEMU'
 	@echo 'make bench-contain      what a hung or hostile device process costs the others'
 	@echo 'make bench-images       what disk images cost, beside QEMU'
+	@echo 'make bench-net          what network interfaces carry, beside QEMU (as root)'
 	@echo 'make deps               install the Debian packages that building, running and testing need'
 	@echo 'make install            install to PREFIX ($(PREFIX)) under DESTDIR'
 	@echo 'make SAN=asan,ubsan     build with sanitizers into build/san-asan-ubsan/'

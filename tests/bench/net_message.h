@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the guest of the network benchmark says to the peer at the other end, and how frames of either look. Freestanding:
-// the guest's side has no library.
+// What the guest of the network benchmark says to the peer at the other end, and how frames of either look.
+// Freestanding: the guest's side has no library.
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
-namespace bench {
+namespace bulkhead::bench {
 
 enum Operation : uint32_t {
   kSink,   // not answered
@@ -92,4 +92,4 @@ inline void PutSegment(uint8_t* frame, const uint8_t* to, const uint8_t* from, u
   tcp[13] = 0x10;  // ACK
 }
 
-}  // namespace bench
+}  // namespace bulkhead::bench

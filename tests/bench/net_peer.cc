@@ -24,7 +24,7 @@
 
 namespace {
 
-using namespace bench;
+using namespace bulkhead::bench;
 
 constexpr unsigned kBatch = 32;
 

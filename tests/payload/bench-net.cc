@@ -26,9 +26,9 @@ constexpr uint64_t kFeatureHostTso4 = 1ull << 11;
 constexpr uint64_t kFeatureMergeBuffers = 1ull << 15;
 
 constexpr unsigned kSlots = VirtioQueue::kMaxSize;
-constexpr uint32_t kRoomBytes = 4096;                // as drivers with merged buffers post them
-constexpr uint32_t kSlotBytes = 80 << 10;            // a frame to send, the largest with its header
-constexpr uint64_t kRooms = 64ull << 20;             // guest physical; 128 MiB are enough
+constexpr uint32_t kRoomBytes = 4096;      // as drivers with merged buffers post them
+constexpr uint32_t kSlotBytes = 80 << 10;  // a frame to send, the largest with its header
+constexpr uint64_t kRooms = 64ull << 20;   // guest physical; 128 MiB are enough
 constexpr uint64_t kFrames = kRooms + kSlots * kRoomBytes;
 constexpr uint64_t kPatience = 200'000'000'000;  // cycles: a minute or so
 constexpr uint64_t kQuiet = 100'000'000;         // cycles in which what was on its way arrives

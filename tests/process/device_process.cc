@@ -34,10 +34,21 @@ class DeviceProcess::Host final : public control::DeviceHost::Server {
 };
 
 DeviceProcess::DeviceProcess(kj::AsyncIoContext& io, const Options& options)
-    : io_(io),
-      memory_file_(OrThrow(MakeSealedMemory("guest-test", kMemoryBytes))),
-      ready_(kj::newPromiseAndFulfiller<void>()),
-      death_(nullptr) {
+    : DeviceProcess(io, options, OrThrow(MakeSealedMemory("guest-test", kMemoryBytes))) {
+  device_->resumeRequest().send().wait(io_.waitScope);
+}
+
+DeviceProcess::DeviceProcess(kj::AsyncIoContext& io, const Options& options, DeviceProcess& before)
+    : DeviceProcess(io, options, OrThrow(DuplicateFd(before.memory_file_.get()))) {
+  const auto saved = before.device_->saveRequest().send().wait(io_.waitScope);
+  auto restore = device_->restoreRequest();
+  restore.getState().set(saved.getState());
+  restore.send().wait(io_.waitScope);
+  device_->resumeRequest().send().wait(io_.waitScope);
+}
+
+DeviceProcess::DeviceProcess(kj::AsyncIoContext& io, const Options& options, OwnFd memory_file)
+    : io_(io), memory_file_(std::move(memory_file)), ready_(kj::newPromiseAndFulfiller<void>()), death_(nullptr) {
   capnp::MallocMessageBuilder config;
   auto vm = config.initRoot<control::VmConfig>();
   vm.setVcpuCount(1);
@@ -69,7 +80,6 @@ DeviceProcess::DeviceProcess(kj::AsyncIoContext& io, const Options& options)
   auto died = death_.addBranch().then([](std::string how) { throw Failure(how); });
   ready_.promise.exclusiveJoin(kj::mv(died)).wait(io_.waitScope);
   device_->loadRequest().send().wait(io_.waitScope);
-  device_->resumeRequest().send().wait(io_.waitScope);
 }
 
 void DeviceProcess::FillGrants(control::DeviceGrants::Builder out, bool report_violations) {

@@ -36,6 +36,8 @@ class DeviceProcess {
   };
   // Started, ready, loaded and resumed; throws if it ends before or refuses what it was given.
   DeviceProcess(kj::AsyncIoContext& io, const Options& options);
+  // In the place of one that is paused: with its guest memory and its state.
+  DeviceProcess(kj::AsyncIoContext& io, const Options& options, DeviceProcess& before);
 
   pid_t pid() const { return child_->pid(); }
   const broker::DevicePlan& plan() const { return *plan_; }
@@ -56,6 +58,7 @@ class DeviceProcess {
 
  private:
   class Host;
+  DeviceProcess(kj::AsyncIoContext& io, const Options& options, OwnFd memory_file);
   void FillGrants(control::DeviceGrants::Builder out, bool report_violations);
   void TakeRunnersEnds(const Options& options);
 

@@ -8,31 +8,30 @@
 
 #include "broker/host_kvm.h"
 #include "broker/image_job.h"
-#include "device-procs/common/virtio_pci_registers.h"
 #include "device-procs/common/virtqueue_driver.h"
 #include "ipc/exit_codec.h"
 #include "ipc/image.capnp.h"
 #include "ipc/rpc.h"
 #include "tests/process/device_process.h"
 #include "tests/process/harness.h"
+#include "tests/process/process_function.h"
 
 namespace bulkhead::test {
 namespace {
 
-using device::WriteEffect;
 using device::test::QueueDriver;
 
 constexpr uint16_t kQueueSize = 8;
 constexpr Gpa kQueue{0x10000}, kHeader{0x20000}, kData{0x21000}, kStatus{0x22000};
 constexpr uint32_t kSector = 512;
 
-// The function in regions 0 (configuration space) and 1 (BAR 0) of a device process.
-class RingFunction final : public device::test::FunctionRegisters {
+class RingFunction final : public ProcessFunction {
  public:
   // Where another process takes over.
   RingFunction(DeviceProcess& process, RingFunction& other)
-      : process_(process), queue_(process.memory(), other.queue_) {}
-  explicit RingFunction(DeviceProcess& process) : process_(process), queue_(process.memory(), kQueue, kQueueSize) {}
+      : ProcessFunction(process), queue_(process.memory(), other.queue_) {}
+  explicit RingFunction(DeviceProcess& process)
+      : ProcessFunction(process), queue_(process.memory(), kQueue, kQueueSize) {}
 
   void Start() {
     ASSERT_TRUE(Negotiate(device::test::kVersion1));
@@ -44,8 +43,8 @@ class RingFunction final : public device::test::FunctionRegisters {
   // Offers a chain, kicks, waits for the interrupt; the used length.
   uint32_t Transact(const std::vector<device::test::Buffer>& buffers) {
     queue_.Add(buffers);
-    process_.Kick(0);
-    EXPECT_TRUE(process_.AwaitInterrupt(1));
+    process().Kick(0);
+    EXPECT_TRUE(process().AwaitInterrupt(1));
     const auto used = queue_.TakeUsed();
     EXPECT_TRUE(used);
     return used ? used->length : 0;
@@ -63,15 +62,6 @@ class RingFunction final : public device::test::FunctionRegisters {
   }
 
  private:
-  uint64_t Read(uint16_t region, uint64_t offset, uint8_t width) override {
-    return process_.channel().Read(region, offset, width);
-  }
-  WriteEffect Write(uint16_t region, uint64_t offset, uint8_t width, uint64_t value) override {
-    process_.channel().Write(region, offset, width, value);
-    return {};
-  }
-
-  DeviceProcess& process_;
   QueueDriver queue_;
 };
 

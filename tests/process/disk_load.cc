@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "device-procs/common/virtio_pci_registers.h"
+#include "tests/process/process_function.h"
 
 namespace bulkhead::test {
 namespace {
@@ -41,11 +41,12 @@ uint64_t BlockValue(std::span<const std::byte> content, uint64_t index) {
   return words[0];
 }
 
-class DiskLoad::Function final : public device::test::FunctionRegisters {
+class DiskLoad::Function final : public ProcessFunction {
  public:
   static constexpr uint16_t kQueueSize = 64;
 
-  explicit Function(DeviceProcess& process) : process_(process), queue_(process.memory(), Gpa{0x10000}, kQueueSize) {
+  explicit Function(DeviceProcess& process)
+      : ProcessFunction(process), queue_(process.memory(), Gpa{0x10000}, kQueueSize) {
     EXPECT_TRUE(Negotiate(kFeatures));
     SetUpQueue(0, queue_.layout());
     EnableMsix(2);
@@ -54,15 +55,6 @@ class DiskLoad::Function final : public device::test::FunctionRegisters {
   QueueDriver& queue() { return queue_; }
 
  private:
-  uint64_t Read(uint16_t region, uint64_t offset, uint8_t width) override {
-    return process_.channel().Read(region, offset, width);
-  }
-  device::WriteEffect Write(uint16_t region, uint64_t offset, uint8_t width, uint64_t value) override {
-    process_.channel().Write(region, offset, width, value);
-    return {};
-  }
-
-  DeviceProcess& process_;
   QueueDriver queue_;
 };
 

@@ -78,14 +78,19 @@ void TapNetwork::Send(const std::string& frame) const {
   }
 }
 
-bool TapNetwork::HasFrame() const {
+void TapNetwork::TrySend(const std::string& frame) const {
+  if (::send(socket_.get(), frame.data(), frame.size(), 0) < 0 && errno != ENOBUFS) {
+    ThrowErrno("send a frame to the tap");
+  }
+}
+
+bool TapNetwork::WaitForFrame(int timeout_ms) const {
   pollfd wait{socket_.get(), POLLIN, 0};
-  return ::poll(&wait, 1, 0) == 1;
+  return ::poll(&wait, 1, timeout_ms) == 1;
 }
 
 std::string TapNetwork::Receive() const {
-  pollfd wait{socket_.get(), POLLIN, 0};
-  if (::poll(&wait, 1, kHangMs) != 1) return "";
+  if (!WaitForFrame(kHangMs)) return "";
   std::string frame(70'000, '\0');
   const ssize_t bytes = ::recv(socket_.get(), frame.data(), frame.size(), 0);
   frame.resize(bytes > 0 ? static_cast<size_t>(bytes) : 0);

@@ -18,10 +18,14 @@ class TapNetwork {
 
   std::vector<OwnFd> TakeQueues() { return std::move(queues_); }
   void Send(const std::string& frame) const;
+  // One that is lost where there is no room for it.
+  void TrySend(const std::string& frame) const;
+  // False if none comes within that time.
+  bool WaitForFrame(int timeout_ms) const;
   // The next frame of the tests' EtherType that came out of the tap; empty after a time that only a hang takes.
   std::string Receive() const;
   // Whether one is there now.
-  bool HasFrame() const;
+  bool HasFrame() const { return WaitForFrame(0); }
 
  private:
   std::vector<OwnFd> queues_;

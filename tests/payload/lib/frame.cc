@@ -57,8 +57,7 @@ bool Framing::Is(const uint8_t* at, Operation operation, uint32_t bytes) const {
   const uint16_t type = TakeBig16(frame + 12);
   const uint8_t protocol = frame[kEthernetBytes + 9];
   if (udp()) {
-    return type == kEtherTypeIp4 && protocol == kUdp &&
-           TakeBig16(frame + kEthernetBytes + kIp4Bytes) == udp_port_ &&
+    return type == kEtherTypeIp4 && protocol == kUdp && TakeBig16(frame + kEthernetBytes + kIp4Bytes) == udp_port_ &&
            TakeMessage(frame + kDatagramHeaderBytes, operation);
   }
   if (bytes > kWholeFrame) return type == kEtherTypeIp4 && protocol == kTcp;

@@ -6,7 +6,7 @@
 
 namespace payload {
 
-using namespace bench;
+using namespace bulkhead::bench;
 
 class Framing {
  public:
