@@ -33,33 +33,35 @@ def cpu_seconds(pid):
     return total / 1e9
 
 
+def interface(who, wire, port):
+    """What a VMM is told of its one interface; through user-mode networking it may reach that port of the host's
+    loopback."""
+    if wire == "user" and who == "bulkhead":
+        return ["--net", f"user,mac={MAC},allow=127.0.0.1:{port}"]
+    if who == "bulkhead":
+        return ["--net", f"tap={TAP}" + (",vhost=on" if wire == "vhost" else "")]
+    netdev = "user,id=net" if wire == "user" else \
+        f"tap,id=net,ifname={TAP},script=no,downscript=no,vhost={'on' if wire == 'vhost' else 'off'}"
+    return ["-netdev", netdev, "-device", f"virtio-net-pci,netdev=net,mac={MAC},disable-legacy=on"]
+
+
+@contextlib.contextmanager
+def tap():
+    subprocess.run(["ip", "tuntap", "add", TAP, "mode", "tap"], check=True)
+    try:
+        subprocess.run(["ip", "link", "set", TAP, "up"], check=True)
+        yield
+    finally:
+        with held_signals():
+            subprocess.run(["ip", "link", "del", TAP], check=True)
+
+
 class NetGuest:
     """Runs loads on interfaces. `wire` is tap, vhost or user."""
 
     def __init__(self, build, directory):
         self.guest = PayloadGuest(build, directory, "bench-net")
         self.peer = os.path.abspath(os.path.join(build, "tests", "net-peer"))
-
-    @staticmethod
-    def _interface(who, wire):
-        if wire == "user":
-            return ["--net", f"user,mac={MAC},allow=127.0.0.1:{PORT}"] if who == "bulkhead" else \
-                ["-netdev", "user,id=net", "-device", f"virtio-net-pci,netdev=net,mac={MAC},disable-legacy=on"]
-        vhost = "on" if wire == "vhost" else "off"
-        if who == "bulkhead":
-            return ["--net", f"tap={TAP}" + (",vhost=on" if wire == "vhost" else "")]
-        return ["-netdev", f"tap,id=net,ifname={TAP},script=no,downscript=no,vhost={vhost}",
-                "-device", f"virtio-net-pci,netdev=net,mac={MAC},disable-legacy=on"]
-
-    @contextlib.contextmanager
-    def _tap(self):
-        subprocess.run(["ip", "tuntap", "add", TAP, "mode", "tap"], check=True)
-        try:
-            subprocess.run(["ip", "link", "set", TAP, "up"], check=True)
-            yield
-        finally:
-            with held_signals():
-                subprocess.run(["ip", "link", "del", TAP], check=True)
 
     @contextlib.contextmanager
     def _peer(self, wire):
@@ -74,8 +76,8 @@ class NetGuest:
         words = [f"load{number}={kind},{size},{count}" + (f",{depth}" if depth else "")
                  for number, (_, kind, size, count, depth) in enumerate(loads)]
         words.append(f"wire=udp port={PORT}" if wire == "user" else "wire=ethernet")
-        command = self.guest.command(who, self._interface(who, wire), " ".join(words))
-        with contextlib.nullcontext() if wire == "user" else self._tap(), self._peer(wire), self.guest.running(command) as vm:
+        command = self.guest.command(who, interface(who, wire, PORT), " ".join(words))
+        with contextlib.nullcontext() if wire == "user" else tap(), self._peer(wire), self.guest.running(command) as vm:
             begun_ms = vm.wait_for(BEGUN, PATIENCE_S)
             cpu = []
             for number in range(len(loads)):

@@ -111,15 +111,15 @@ class Vm:
         while not marker.search(self.seen):
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self.output], [], [], left)[0]:
-                raise self._failure(f"no sign of life within {seconds} s")
+                raise self.failure(f"no sign of life within {seconds} s")
             data = os.read(self.output, 65536)
             self.last_ns = time.monotonic_ns()
             if not data:
-                raise self._failure("ended early")
+                raise self.failure("ended early")
             self.seen += data
         return (self.last_ns - self.exec_time) / 1e6
 
-    def _failure(self, why):
+    def failure(self, why):
         with open(self.log, encoding="utf-8", errors="replace") as log:
             tail = (self.seen.decode("utf-8", "replace") + log.read())[-1500:]
         return Failure(f"{why}: {' '.join(self.command)}\n{tail}")
