@@ -66,6 +66,7 @@ struct DevicePlan {
   bool controls_machine = false;
   bool takes_power_button = false;
   bool takes_throttle = false;
+  bool has_link = false;       // it is a network interface
   bool keeps_network = false;  // the host's network namespace instead of an empty one
   std::optional<PlannedPackets> packets;
   std::string outside_of;  // the process whose packets it carries; neither is of use without the other

@@ -18,6 +18,8 @@ namespace {
 // How long an exit's two sides may spin for each other before they sleep.
 constexpr uint32_t kExitSpinNs = 50'000;
 constexpr auto kQuiesceTime = 5 * kj::SECONDS;
+// Less than the patience of who asks the broker.
+constexpr auto kInquiryTime = 1 * kj::SECONDS;
 
 }  // namespace
 
@@ -125,6 +127,7 @@ VmRun::VmRun(kj::AsyncIoContext& io, const std::string& helpers, const VmSetting
     DeviceProcess& process = devices_.emplace_back();
     process.plan = plan.get();
     process.wiring = std::make_unique<Wiring>(*plan);
+    if (plan->has_link) process.inquiry = std::make_unique<NetInquiry>(io.provider->getTimer(), kInquiryTime);
   }
   not_ready_ = process_count();
   runner_process_ = std::make_unique<Child>(io, helpers + "/bulkhead-vcpu-runner", settings.name, "vcpu-runner",
@@ -303,6 +306,19 @@ kj::Promise<void> VmRun::Throttle(const std::string& device, control::DiskThrott
   }
   return Failure("the VM has no disk or network interface '" + PlainLine(device) + "'; it has " +
                  (known.empty() ? "none" : known));
+}
+
+kj::Promise<kj::Array<VmRun::Interface>> VmRun::AskInterfaces() {
+  kj::Vector<kj::Promise<Interface>> answers;
+  for (DeviceProcess& process : devices_) {
+    if (!process.inquiry) continue;
+    kj::Promise<NetInquiry::Answer> answer = NetInquiry::Answer();
+    if (process.device) answer = process.inquiry->Ask(*process.device);
+    answers.add(answer.then([name = process.plan->name](NetInquiry::Answer figures) {
+      return Interface{name, figures};
+    }));
+  }
+  return calls_.wrap(kj::joinPromises(answers.releaseAsArray()));
 }
 
 void VmRun::FillMemory(control::MemoryGrant::Builder out) const {

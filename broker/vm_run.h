@@ -13,6 +13,7 @@
 
 #include "broker/child.h"
 #include "broker/child_signals.h"
+#include "broker/net_inquiry.h"
 #include "broker/revoker.h"
 #include "broker/vm_end.h"
 #include "broker/vm_settings.h"
@@ -50,6 +51,13 @@ class VmRun {
   // New limits for a disk, by its process's name.
   kj::Promise<void> Throttle(const std::string& device, control::DiskThrottle::Reader limits);
 
+  struct Interface {
+    std::string name;
+    NetInquiry::Answer figures;  // none: its process has ended, or does not answer
+  };
+  // What each network interface has carried; takes no longer than a moment.
+  kj::Promise<kj::Array<Interface>> AskInterfaces();
+
   void Describe(capnp::List<control::ProcessReport>::Builder out) const;
   // Which walls of the sandbox this host does not have for the children, a line each. Known once prepared.
   std::vector<std::string> MissingWalls() const;
@@ -64,6 +72,7 @@ class VmRun {
     std::unique_ptr<Wiring> wiring;
     std::unique_ptr<Child> child;
     std::optional<control::Device::Client> device;
+    std::unique_ptr<NetInquiry> inquiry;  // of a network interface
     bool dead = false;
   };
 

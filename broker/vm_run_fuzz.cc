@@ -114,7 +114,7 @@ class Vm {
   };
 
   void Command(FuzzInput& input) {
-    switch (input.Take<uint8_t>() % 8) {
+    switch (input.Take<uint8_t>() % 9) {
       case 0:
         calls_->add(run_->Pause());
         break;
@@ -140,6 +140,9 @@ class Vm {
         calls_->add(run_->Throttle("disk0", message.initRoot<control::DiskThrottle>()));
         break;
       }
+      case 7:
+        calls_->add(run_->AskInterfaces().ignoreResult());
+        break;
       default:
         TryPrepare();
         break;

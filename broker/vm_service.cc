@@ -74,6 +74,16 @@ class VmService::ControlServer final : public control::VmControl::Server {
     const auto params = context.getParams();
     return Run().Throttle(params.getDevice(), params.getLimits());
   }
+  kj::Promise<void> reportNets(ReportNetsContext context) override {
+    return Run().AskInterfaces().then([context](kj::Array<VmRun::Interface> interfaces) mutable {
+      auto out = context.getResults().initInterfaces(static_cast<unsigned>(interfaces.size()));
+      for (unsigned i = 0; i < interfaces.size(); ++i) {
+        out[i].setName(interfaces[i].name);
+        out[i].setAnswered(interfaces[i].figures.has_value());
+        if (interfaces[i].figures) interfaces[i].figures->Fill(out[i].initReport());
+      }
+    });
+  }
 
  private:
   VmRun& Run() {

@@ -117,6 +117,13 @@ struct VmReport {
   startedAtUnix @6 :Int64;     # seconds
 }
 
+struct InterfaceReport {
+  # A network interface, as its own process sees it.
+  name @0 :Text;               # "net0"
+  answered @1 :Bool;           # else the process has ended, or did not answer in time
+  report @2 :Control.NetReport;
+}
+
 interface VmControl {
   # A VM, as whoever may connect to its control socket sees it: the user who started it, and root.
   report @0 () -> (report :VmReport);
@@ -126,6 +133,7 @@ interface VmControl {
   pause @4 () -> ();
   resume @5 () -> ();                  # also the first start
   throttle @6 (device :Text, limits :Control.DiskThrottle) -> ();   # "disk0", "net0": new limits instead of those it has
+  reportNets @7 () -> (interfaces :List(InterfaceReport));
 }
 
 interface Broker {

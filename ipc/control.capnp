@@ -134,6 +134,26 @@ struct DiskThrottle {
   operationsBurst @3 :UInt64;
 }
 
+enum LinkState {
+  # Of a network interface.
+  up @0;
+  gone @1;                     # its outside has ended: it does not come up again
+}
+
+struct NetTraffic {
+  # What a network interface has carried in one direction.
+  packets @0 :UInt64;
+  bytes @1 :UInt64;            # of frames
+  dropped @2 :UInt64;          # packets
+  refused @3 :UInt64;          # of these, those that said to come from somebody else
+}
+
+struct NetReport {
+  link @0 :LinkState;
+  received @1 :NetTraffic;     # by the guest
+  sent @2 :NetTraffic;
+}
+
 interface DeviceHost {
   # The broker, as one device process sees it.
   grants @0 () -> (grants :DeviceGrants);
@@ -157,6 +177,7 @@ interface Device {
                                        # fails with one line if it cannot be used
   throttle @7 (limits :DiskThrottle) -> ();   # disk, net: instead of those it has, at once
   loseOutside @8 () -> ();             # net: the process that was its outside has ended
+  reportNet @9 () -> (report :NetReport);     # net
 }
 
 struct RunnerGrants {

@@ -29,7 +29,8 @@ Inspection Inspect(control::VmReport::Reader report, pid_t broker_pid) {
                                .memory_bytes = report.getMemoryBytes(),
                                .processes = {ReadProcessFacts("broker", broker_pid)}},
                         .state = report.getState().cStr(),
-                        .filters = {}};
+                        .filters = {},
+                        .interfaces = {}};
   auto& processes = inspection.vm.processes;
   for (auto process : report.getProcesses()) {
     processes.push_back(ReadProcessFacts(process.getName().cStr(), process.getPid()));
@@ -89,8 +90,9 @@ int InspectCommand(const VmCommandOptions& options) {
   VmConnection connection(io, options.name, RuntimeDir::Whose::kAnyonesForRoot);
   auto answer = AskForReport(io, connection.control());
   KJ_IF_MAYBE (response, answer) {
-    const Inspection inspection = Inspect(response->getReport(), connection.broker_pid());
+    Inspection inspection = Inspect(response->getReport(), connection.broker_pid());
     if (options.verify) return Verify(inspection);
+    inspection.interfaces = AskForInterfaces(io, connection.control());
     if (options.json) {
       fmt::print("{}\n", FormatJson(inspection).dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
     } else {

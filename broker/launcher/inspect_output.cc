@@ -168,7 +168,22 @@ std::vector<std::string> DescribeRoot(const RootFacts& root) {
   return words;
 }
 
-std::string Paragraphs(const ProcessFacts& facts, const FilterReading& filter) {
+std::vector<std::string> DescribeTraffic(const TrafficFacts& traffic) {
+  std::vector<std::string> words{fmt::format("{} packets", traffic.packets), fmt::format("{} bytes", traffic.bytes),
+                                 fmt::format("{} dropped", traffic.dropped)};
+  if (traffic.refused != 0) words.push_back(fmt::format("{} of these refused", traffic.refused));
+  return words;
+}
+
+// Of a network interface, by its process.
+void AddInterface(std::string& out, const std::optional<InterfaceFacts>& facts) {
+  AddParagraph(out, "link", {facts ? LinkName(facts->link) : "no answer"});
+  if (!facts) return;
+  AddParagraph(out, "received", DescribeTraffic(facts->received), ", ");
+  AddParagraph(out, "sent", DescribeTraffic(facts->sent), ", ");
+}
+
+std::string Paragraphs(const ProcessFacts& facts, const FilterReading& filter, const Interfaces& interfaces) {
   if (!facts.exists) return "";
   std::string out = "\n" + facts.name + "\n";
   const std::vector<std::string> unseen{kUnseen};
@@ -183,6 +198,9 @@ std::string Paragraphs(const ProcessFacts& facts, const FilterReading& filter) {
   }
   AddParagraph(out, "limits", DescribeLimits(facts), ", ");
   AddParagraph(out, "cgroup", DescribeCgroup(facts.cgroup));
+  if (const auto interface = interfaces.find(facts.name); interface != interfaces.end()) {
+    AddInterface(out, interface->second);
+  }
   return out;
 }
 
@@ -226,6 +244,19 @@ nlohmann::json Json(const std::vector<Descriptor>& descriptors) {
     all.push_back({{"number", fd.number}, {"kind", FdKindName(fd.kind)}, {"target", fd.target}});
   }
   return {{"count", descriptors.size()}, {"by_kind", std::move(counts)}, {"all", std::move(all)}};
+}
+
+nlohmann::json Json(const TrafficFacts& traffic) {
+  return {{"packets", traffic.packets},
+          {"bytes", traffic.bytes},
+          {"dropped", traffic.dropped},
+          {"refused", traffic.refused}};
+}
+
+// Null: its process does not answer.
+nlohmann::json Json(const std::optional<InterfaceFacts>& facts) {
+  if (!facts) return nullptr;
+  return {{"link", LinkName(facts->link)}, {"received", Json(facts->received)}, {"sent", Json(facts->sent)}};
 }
 
 nlohmann::json Json(const MemoryFacts& memory) {
@@ -288,7 +319,9 @@ std::string FormatTable(const Inspection& inspection) {
                      "UID", "THREADS", "CAPS", "NNP", "FILTER", "CALLS", "FDS", "GUEST-MEM", "OWN-KB", "NS");
   const auto& processes = inspection.vm.processes;
   for (size_t i = 0; i < processes.size(); ++i) out += Row(processes[i], inspection.filters[i]);
-  for (size_t i = 0; i < processes.size(); ++i) out += Paragraphs(processes[i], inspection.filters[i]);
+  for (size_t i = 0; i < processes.size(); ++i) {
+    out += Paragraphs(processes[i], inspection.filters[i], inspection.interfaces);
+  }
   if (AnythingUnseen(inspection)) out += "\n- : this user may not see it; root sees all\n";
   return out;
 }
@@ -301,7 +334,10 @@ nlohmann::json FormatJson(const Inspection& inspection) {
                      {"broker_pid", inspection.vm.processes.front().pid},
                      {"processes", nlohmann::json::array()}};
   for (size_t i = 0; i < inspection.vm.processes.size(); ++i) {
-    out["processes"].push_back(Json(inspection.vm.processes[i], inspection.filters[i]));
+    const ProcessFacts& process = inspection.vm.processes[i];
+    out["processes"].push_back(Json(process, inspection.filters[i]));
+    const auto interface = inspection.interfaces.find(process.name);
+    if (interface != inspection.interfaces.end()) out["processes"].back()["interface"] = Json(interface->second);
   }
   return out;
 }

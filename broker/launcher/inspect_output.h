@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "broker/launcher/expectations.h"
+#include "broker/launcher/interface_facts.h"
 #include "broker/launcher/seccomp_facts_walk.h"
 #include "ipc/result.h"
 
@@ -20,6 +21,7 @@ struct Inspection {
   VmFacts vm;
   std::string state;                   // "running"
   std::vector<FilterReading> filters;  // of the processes, in their order
+  Interfaces interfaces;
 };
 
 // Whether this user may see no more of a filter than that there is one.

@@ -59,6 +59,7 @@ constexpr const char* kThrottleHelp = R"(Examples:
 
 constexpr const char* kInspectHelp = R"(Examples:
   bulkhead inspect web1             what the kernel says of each process: user, capabilities, system calls, ...
+                                    and what each network interface has carried
   bulkhead inspect web1 --verify    for scripts: the exit status is 0 if each has exactly the walls it must have
 Root sees everything; the user who started the VM a part of it.)";
 

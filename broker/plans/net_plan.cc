@@ -66,6 +66,7 @@ void PlanNet(Planner& planner, control::NetConfig::Reader config, unsigned index
   planner.AddVirtioFunction(plan, static_cast<uint16_t>(2 * pairs + 1));
   plan.limits.threads += pairs;
   plan.takes_throttle = true;
+  plan.has_link = true;
   plan.settings = std::make_unique<capnp::MallocMessageBuilder>();
   auto settings = plan.settings->initRoot<net::NetSettings>();
   settings.setMac(config.getMac());

@@ -63,6 +63,7 @@ class VirtioDevice {
   virtual Result<void> ReadInput() { return {}; }
   virtual void SetThrottle(control::DiskThrottle::Reader /*limits*/) {}
   virtual void LoseOutside() {}
+  virtual void ReportNet(control::NetReport::Builder /*report*/) const {}
 
   // State of its own, beside the transport's; while paused.
   virtual void SaveDevice(capnp::AnyPointer::Builder /*state*/) const {}

@@ -24,4 +24,19 @@ struct NetCounters {
   Counter refused;  // of these, those that said to come from somebody else
 };
 
+// Of one direction of all pairs, as it was when they were added up.
+struct NetTotals {
+  uint64_t packets = 0;
+  uint64_t bytes = 0;
+  uint64_t dropped = 0;
+  uint64_t refused = 0;
+
+  void Add(const NetCounters& counters) {
+    packets += counters.packets.value();
+    bytes += counters.bytes.value();
+    dropped += counters.dropped.value();
+    refused += counters.refused.value();
+  }
+};
+
 }  // namespace bulkhead::device

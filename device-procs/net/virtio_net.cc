@@ -132,20 +132,39 @@ void VirtioNet::Pause() {
   LogCounters();
 }
 
+NetTotals VirtioNet::Received() const {
+  NetTotals totals;
+  for (const auto& worker : workers_) totals.Add(worker->received());
+  return totals;
+}
+
+NetTotals VirtioNet::Sent() const {
+  NetTotals totals;
+  for (const auto& worker : workers_) totals.Add(worker->sent());
+  return totals;
+}
+
 // So that a VM's end tells what its interfaces carried.
 void VirtioNet::LogCounters() {
-  const auto sum = [this](auto counters, auto counter) {
-    uint64_t total = 0;
-    for (const auto& worker : workers_) total += (((*worker).*counters)().*counter).value();
-    return std::to_string(total);
+  const auto line = [](const NetTotals& totals) {
+    return std::to_string(totals.packets) + " packets (" + std::to_string(totals.bytes) + " bytes, " +
+           std::to_string(totals.dropped) + " dropped)";
   };
-  const auto line = [&](auto counters) {
-    return sum(counters, &NetCounters::packets) + " packets (" + sum(counters, &NetCounters::bytes) + " bytes, " +
-           sum(counters, &NetCounters::dropped) + " dropped)";
-  };
-  std::string counted = "received " + line(&PairWorker::received) + ", sent " + line(&PairWorker::sent);
+  std::string counted = "received " + line(Received()) + ", sent " + line(Sent());
   // A VM that is paused again and again need not say the same.
   if (transport_ != nullptr && counted != counted_) log_(counted_ = std::move(counted));
+}
+
+void VirtioNet::ReportNet(control::NetReport::Builder report) const {
+  const auto fill = [](const NetTotals& totals, control::NetTraffic::Builder out) {
+    out.setPackets(totals.packets);
+    out.setBytes(totals.bytes);
+    out.setDropped(totals.dropped);
+    out.setRefused(totals.refused);
+  };
+  report.setLink(link_up_ ? control::LinkState::UP : control::LinkState::GONE);
+  fill(Received(), report.initReceived());
+  fill(Sent(), report.initSent());
 }
 
 void VirtioNet::Resume() {

@@ -42,6 +42,7 @@ class VirtioNet final : public VirtioDevice {
   bool OwnsKicks() const override { return true; }
   void SetThrottle(control::DiskThrottle::Reader limits) override;
   void LoseOutside() override;
+  void ReportNet(control::NetReport::Builder report) const override;
   void Pause() override;
   void Resume() override;
   void SaveDevice(capnp::AnyPointer::Builder state) const override;
@@ -67,6 +68,8 @@ class VirtioNet final : public VirtioDevice {
   void StartWorkers();
   void StopWorkers(size_t first);
   void UpdateStatus();
+  NetTotals Received() const;
+  NetTotals Sent() const;
   void LogCounters();
   void PortGone();
 

@@ -152,6 +152,27 @@ TEST_F(VirtioNetTest, APauseTellsWhatWasCarried) {
                             "received 1 packets (700 bytes, 0 dropped), sent 2 packets (200 bytes, 0 dropped)"});
 }
 
+TEST_F(VirtioNetTest, ReportsWhatItCarried) {
+  net_.SetUp(kControl | kMultiQueue);
+  EXPECT_EQ(net_.Control(Command(4, 0, Bytes(uint16_t{2}))), 0);
+  Post({2000});
+  net_.port().Arrive(Packet({}, TestFrame(700)));
+  net_.Wait(kReceive);
+  for (uint16_t pair : {0, 1}) net_.Send(Packet({}, TestFrame(100)), pair);
+  net_.Send(Packet({}, TestFrame(100, {2, 0, 0, 0, 0, 9})));
+  net_.Send("");
+  capnp::MallocMessageBuilder message;
+  auto report = message.initRoot<control::NetReport>();
+  net_.function().function().ReportNet(report);
+  EXPECT_EQ(report.getLink(), control::LinkState::UP);
+  EXPECT_EQ(report.getReceived().getPackets(), 1u);
+  EXPECT_EQ(report.getReceived().getBytes(), 700u);
+  EXPECT_EQ(report.getSent().getPackets(), 2u);
+  EXPECT_EQ(report.getSent().getBytes(), 200u);
+  EXPECT_EQ(report.getSent().getDropped(), 2u);
+  EXPECT_EQ(report.getSent().getRefused(), 1u);
+}
+
 TEST_F(VirtioNetTest, ReceivesIntoOneBuffer) {
   net_.SetUp(0);
   const auto heads = Post({2000});

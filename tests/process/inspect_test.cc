@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <sys/mount.h>
+#include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -114,6 +115,57 @@ TEST(Inspect, JsonHasWhatTheKernelSays) {
     EXPECT_EQ(process.at("limits").at("Max core file size"), "0") << name;
     EXPECT_EQ(process.at("capabilities"), json::array()) << name;
   }
+}
+
+TEST(Inspect, InterfacesHaveTheirLinkAndWhatTheyCarried) {
+  const FullVm vm;
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  const json report = vm.Json();
+  for (const std::string& process : FullVm::Processes()) {
+    const bool is_net = process.starts_with("net");
+    ASSERT_EQ(FindProcess(report, process)->contains("interface"), is_net) << process;
+    if (!is_net) continue;
+    const json& interface = FindProcess(report, process)->at("interface");
+    EXPECT_EQ(interface.at("link"), "up");
+    EXPECT_EQ(interface.at("sent"), (json{{"packets", 0}, {"bytes", 0}, {"dropped", 0}, {"refused", 0}}));
+    EXPECT_TRUE(interface.contains("received"));
+  }
+}
+
+// Holds a process still without its parent's hearing of it, as only root can.
+class Freezer {
+ public:
+  explicit Freezer(pid_t pid) : pid_(pid) {
+    frozen_ = ::ptrace(PTRACE_SEIZE, pid, nullptr, nullptr) == 0 &&
+              ::ptrace(PTRACE_INTERRUPT, pid, nullptr, nullptr) == 0 && ::waitpid(pid, nullptr, __WALL) == pid;
+  }
+  ~Freezer() {
+    if (frozen_) ::ptrace(PTRACE_DETACH, pid_, nullptr, nullptr);
+  }
+  bool frozen() const { return frozen_; }
+
+ private:
+  pid_t pid_;
+  bool frozen_;
+};
+
+TEST(Inspect, ANetProcessThatHangsDoesNotAnswerAndHoldsUpNobody) {
+  if (!IsRoot()) GTEST_SKIP() << "only root may freeze another process";
+  const FullVm vm;
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  {
+    const Freezer freezer(ProcessOf(vm.name(), "net1"));
+    ASSERT_TRUE(freezer.frozen());
+    for (int i = 0; i < 2; ++i) {
+      const json report = vm.Json();
+      ASSERT_FALSE(report.is_discarded());
+      EXPECT_TRUE(FindProcess(report, "net1")->at("interface").is_null());
+      EXPECT_EQ(FindProcess(report, "net0")->at("interface").at("link"), "up");
+    }
+    EXPECT_NE(RunBulkhead({"inspect", vm.name()}).output.find("link          no answer"), std::string::npos);
+    EXPECT_EQ(vm.Json().at("state"), "running");
+  }
+  EXPECT_EQ(FindProcess(vm.Json(), "net1")->at("interface").at("link"), "up");
 }
 
 TEST(Inspect, RootSeesDescriptorsMemoryAndFilters) {

@@ -213,9 +213,25 @@ TEST_F(NetOnALinkTest, CarriesPacketsBothWays) {
   }
 }
 
+TEST_F(NetOnALinkTest, ReportsWhatItCarried) {
+  function_.Send(TestFrame(600, kHost, kGuest));
+  function_.Send(TestFrame(60, kHost, kGuest + 1));
+  function_.Post(0, kData, 2000);
+  Arrive(TestFrame(700, kGuest, kHost));
+  function_.Wait(0);
+  const auto response = process_->device().reportNetRequest().send().wait(process_->wait());
+  const auto report = response.getReport();
+  EXPECT_EQ(report.getLink(), control::LinkState::UP);
+  EXPECT_EQ(report.getSent().getBytes(), 600u);
+  EXPECT_EQ(report.getSent().getRefused(), 1u);
+  EXPECT_EQ(report.getReceived().getBytes(), 700u);
+}
+
 TEST_F(NetOnALinkTest, ItsLinkIsDownWhenItsOutsideHasEndedAndItGoesOn) {
   process_->device().loseOutsideRequest().send().wait(process_->wait());
   EXPECT_TRUE(process_->AwaitInterrupt(0));
+  const auto response = process_->device().reportNetRequest().send().wait(process_->wait());
+  EXPECT_EQ(response.getReport().getLink(), control::LinkState::GONE);
   function_.Send(TestFrame(60, kHost, kGuest));
 }
 
