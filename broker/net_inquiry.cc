@@ -21,7 +21,7 @@ void FillTraffic(const NetTraffic& traffic, control::NetTraffic::Builder out) {
 
 NetInquiry::Answer Take(control::NetReport::Reader from) {
   // On the wire it is any number.
-  if (from.getLink() > control::LinkState::GONE) return std::nullopt;
+  if (from.getLink() > control::LinkState::DOWN) return std::nullopt;
   return NetFigures{.link = from.getLink(), .received = Take(from.getReceived()), .sent = Take(from.getSent())};
 }
 

@@ -293,19 +293,37 @@ void VmRun::Attach(size_t device, uint8_t port, OwnFd connection) {
   tasks_->add(request.send().ignoreResult());
 }
 
-kj::Promise<void> VmRun::Throttle(const std::string& device, control::DiskThrottle::Reader limits) {
+// The device of a kind that the VM's user named; throws a Failure that says which there are.
+VmRun::DeviceProcess& VmRun::Named(const std::string& name, bool DevicePlan::*is_one, const char* what) {
   std::string known;
   for (DeviceProcess& process : devices_) {
-    if (!process.plan->takes_throttle) continue;
+    if (!(*process.plan.*is_one)) continue;
     known += (known.empty() ? "" : ", ") + process.plan->name;
-    if (process.plan->name != device) continue;
-    if (!process.device) return Failure("'" + device + "' is not running");
-    auto request = process.device->throttleRequest();
+    if (process.plan->name != name) continue;
+    if (!process.device) throw Failure("'" + name + "' is not running");
+    return process;
+  }
+  throw Failure("the VM has no " + std::string(what) + " '" + PlainLine(name) + "'; it has " +
+                (known.empty() ? "none" : known));
+}
+
+kj::Promise<void> VmRun::Throttle(const std::string& device, control::DiskThrottle::Reader limits) {
+  return kj::evalNow([&] {
+    auto request = Named(device, &DevicePlan::takes_throttle, "disk or network interface").device->throttleRequest();
     request.setLimits(limits);
     return calls_.wrap(request.send().ignoreResult());
-  }
-  return Failure("the VM has no disk or network interface '" + PlainLine(device) + "'; it has " +
-                 (known.empty() ? "none" : known));
+  });
+}
+
+kj::Promise<void> VmRun::SetLink(const std::string& interface, bool up) {
+  return kj::evalNow([&] {
+    auto request = Named(interface, &DevicePlan::has_link, "network interface").device->setLinkRequest();
+    request.setUp(up);
+    return calls_.wrap(request.send().then([interface, up](auto response) {
+      if (!up || response.getLink() == control::LinkState::UP) return;
+      throw Failure("the link of '" + interface + "' stays down: its outside is gone");
+    }));
+  });
 }
 
 kj::Promise<kj::Array<VmRun::Interface>> VmRun::AskInterfaces() {

@@ -50,6 +50,8 @@ class VmRun {
   void Attach(size_t device, uint8_t port, OwnFd connection);
   // New limits for a disk, by its process's name.
   kj::Promise<void> Throttle(const std::string& device, control::DiskThrottle::Reader limits);
+  // Takes an interface's link down or up; fails where it cannot come up.
+  kj::Promise<void> SetLink(const std::string& interface, bool up);
 
   struct Interface {
     std::string name;
@@ -76,6 +78,7 @@ class VmRun {
     bool dead = false;
   };
 
+  DeviceProcess& Named(const std::string& name, bool DevicePlan::*is_one, const char* what);
   void FillMemory(control::MemoryGrant::Builder out) const;
   void FillDeviceGrants(size_t index, control::DeviceGrants::Builder out);
   void FillRunnerGrants(control::RunnerGrants::Builder out) const;

@@ -55,6 +55,9 @@ VmSettings MakeSettings(uint8_t flags) {
   settings.devices.push_back(MakePlan("disk0"));
   DevicePlan& disk = *settings.devices.back();
   disk.uses_guest_memory = true;
+  // One kind is as good as another: it is a network interface, too.
+  disk.takes_throttle = true;
+  disk.has_link = true;
   disk.files.push_back(OrThrow(MakeEventFd()));
   disk.functions.push_back({.slot = 1, .bar0_address = 0, .queues = 1, .vectors = 2});
   disk.regions.push_back({PlannedRegion::Kind::kConfig, 0, 4096});
@@ -114,7 +117,8 @@ class Vm {
   };
 
   void Command(FuzzInput& input) {
-    switch (input.Take<uint8_t>() % 9) {
+    const auto command = input.Take<uint8_t>();
+    switch (command >= 0xF0 ? command : command % 8) {
       case 0:
         calls_->add(run_->Pause());
         break;
@@ -140,8 +144,12 @@ class Vm {
         calls_->add(run_->Throttle("disk0", message.initRoot<control::DiskThrottle>()));
         break;
       }
-      case 7:
+      case 0xF0:
         calls_->add(run_->AskInterfaces().ignoreResult());
+        break;
+      case 0xF1:
+      case 0xF2:
+        calls_->add(run_->SetLink("disk0", command == 0xF2));
         break;
       default:
         TryPrepare();

@@ -74,6 +74,10 @@ class VmService::ControlServer final : public control::VmControl::Server {
     const auto params = context.getParams();
     return Run().Throttle(params.getDevice(), params.getLimits());
   }
+  kj::Promise<void> setLink(SetLinkContext context) override {
+    const auto params = context.getParams();
+    return Run().SetLink(params.getInterface(), params.getUp());
+  }
   kj::Promise<void> reportNets(ReportNetsContext context) override {
     return Run().AskInterfaces().then([context](kj::Array<VmRun::Interface> interfaces) mutable {
       auto out = context.getResults().initInterfaces(static_cast<unsigned>(interfaces.size()));

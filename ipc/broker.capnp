@@ -47,6 +47,7 @@ struct NetConfig {
   throttle @6 :Control.DiskThrottle;   # of each direction; an operation is a packet
   user @7 :Control.UserNet;    # null: it is at the taps. Else there are none, and its outside is a process of its own
   listeners @8 :List(Control.File);    # for user.hostForwards, in their order
+  linkDown @9 :Bool;           # at the start
 }
 
 struct StreamConfig {
@@ -134,6 +135,7 @@ interface VmControl {
   resume @5 () -> ();                  # also the first start
   throttle @6 (device :Text, limits :Control.DiskThrottle) -> ();   # "disk0", "net0": new limits instead of those it has
   reportNets @7 () -> (interfaces :List(InterfaceReport));
+  setLink @8 (interface :Text, up :Bool) -> ();   # "net0"; fails where it cannot come up
 }
 
 interface Broker {

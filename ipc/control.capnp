@@ -138,6 +138,7 @@ enum LinkState {
   # Of a network interface.
   up @0;
   gone @1;                     # its outside has ended: it does not come up again
+  down @2;                     # as its user wants it
 }
 
 struct NetTraffic {
@@ -178,6 +179,7 @@ interface Device {
   throttle @7 (limits :DiskThrottle) -> ();   # disk, net: instead of those it has, at once
   loseOutside @8 () -> ();             # net: the process that was its outside has ended
   reportNet @9 () -> (report :NetReport);     # net
+  setLink @10 (up :Bool) -> (link :LinkState);   # net: what its user wants; how it is then
 }
 
 struct RunnerGrants {

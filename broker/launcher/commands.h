@@ -13,6 +13,7 @@ int PsCommand(const VmCommandOptions& options);
 int StopCommand(const VmCommandOptions& options);
 int KillCommand(const VmCommandOptions& options);
 int ThrottleCommand(const VmCommandOptions& options);
+int SetLinkCommand(const VmCommandOptions& options);
 int InspectCommand(const VmCommandOptions& options);
 int ImgCommand(const ImgOptions& options);
 

@@ -131,6 +131,7 @@ allow = ["127.0.0.1:8000", "192.0.2.0/24"]
 deny = "192.0.2.1"
 restrict = true
 ipv6 = false
+link = false
 mtu = 9000
 )");
   const NetOption& net = run.nets.at(0);
@@ -139,6 +140,7 @@ mtu = 9000
   EXPECT_EQ(net.user.rules.size(), 3u);
   EXPECT_TRUE(net.user.restricted);
   EXPECT_FALSE(net.user.ip6);
+  EXPECT_FALSE(net.link_on);
   EXPECT_EQ(net.mtu, 9000);
 }
 

@@ -39,6 +39,8 @@ const char* LinkName(control::LinkState link) {
   switch (link) {
     case control::LinkState::UP:
       return "up";
+    case control::LinkState::DOWN:
+      return "down";
     case control::LinkState::GONE:
       return "down (its outside is gone)";
   }

@@ -33,6 +33,8 @@ int Dispatch(const CommandLine& line) {
       return KillCommand(line.vm);
     case CommandLine::Command::kThrottle:
       return ThrottleCommand(line.vm);
+    case CommandLine::Command::kSetLink:
+      return SetLinkCommand(line.vm);
     case CommandLine::Command::kInspect:
       return InspectCommand(line.vm);
     case CommandLine::Command::kImg:

@@ -91,6 +91,12 @@ bool ParseSpoofing(const std::string& value) {
   throw UsageError("--net: mac-spoofing is allow or deny, not '" + value + "'");
 }
 
+bool ParseLink(const std::string& value) {
+  if (value == "on") return true;
+  if (value == "off") return false;
+  throw UsageError("--net: link is on or off, not '" + value + "'");
+}
+
 bool HasOutside(const NetOption& net) { return net.kind == NetOption::Kind::kUser || !net.interface.empty(); }
 
 void SetNetWord(NetOption& net, const std::string& key, const std::string& value) {
@@ -104,6 +110,8 @@ void SetNetWord(NetOption& net, const std::string& key, const std::string& value
     net.addresses = ParseAddresses(value);
   } else if (key == "mac-spoofing") {
     net.any_mac = ParseSpoofing(value);
+  } else if (key == "link") {
+    net.link_on = ParseLink(value);
   } else if (key == "queues") {
     net.queues = ParseBetween(key, value, 1, kMaxPairs);
   } else if (key == "mtu") {
@@ -116,10 +124,11 @@ void SetNetWord(NetOption& net, const std::string& key, const std::string& value
     if (!value.empty()) throw UsageError("--net: user has no value");
     net.kind = NetOption::Kind::kUser;
   } else if (!SetThrottleWord("--net", "pps", net.throttle, key, value)) {
-    throw UsageError("--net: unknown word '" + key +
-                     "'; known are tap, bridge, user, mac, ip, mac-spoofing, queues, mtu, id, bps, bps-burst, pps and "
-                     "pps-burst, and "
-                     "with user hostfwd, guestfwd, allow, deny, restrict, dns, hostname, net, ipv4 and ipv6");
+    throw UsageError(
+        "--net: unknown word '" + key +
+        "'; known are tap, bridge, user, mac, ip, mac-spoofing, queues, mtu, id, link, bps, bps-burst, pps and "
+        "pps-burst, and "
+        "with user hostfwd, guestfwd, allow, deny, restrict, dns, hostname, net, ipv4 and ipv6");
   }
 }
 

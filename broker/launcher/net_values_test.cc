@@ -55,17 +55,20 @@ TEST(NetOption, AddressesAreOfBothKinds) {
 }
 
 TEST(NetOption, WordsHaveTheirRanges) {
-  const NetOption net = ParseNet("tap=t,queues=8,mtu=9000,id=lan,mac-spoofing=allow,bps=10M,pps=1000,pps-burst=20");
+  const NetOption net =
+      ParseNet("tap=t,queues=8,mtu=9000,id=lan,mac-spoofing=allow,link=off,bps=10M,pps=1000,pps-burst=20");
   EXPECT_EQ(net.queues, 8);
   EXPECT_EQ(net.mtu, 9000);
   EXPECT_EQ(net.id, "lan");
   EXPECT_TRUE(net.any_mac);
+  EXPECT_FALSE(net.link_on);
+  EXPECT_TRUE(ParseNet("tap=t,link=on").link_on);
   EXPECT_EQ(net.throttle.bytes_per_second, uint64_t{10} << 20);
   EXPECT_EQ(net.throttle.operations_per_second, 1000u);
   EXPECT_EQ(net.throttle.operations_burst, 20u);
   EXPECT_FALSE(ParseNet("tap=t").any_mac);
-  for (const char* wrong : {"queues=0", "queues=9", "mtu=67", "mtu=65536", "id=", "mac-spoofing=yes", "iops=3",
-                            "pps-burst=3", "bps=much"}) {
+  for (const char* wrong : {"queues=0", "queues=9", "mtu=67", "mtu=65536", "id=", "mac-spoofing=yes", "link=up", "link",
+                            "iops=3", "pps-burst=3", "bps=much"}) {
     EXPECT_NE(ErrorOf(std::string("tap=t,") + wrong), "") << wrong;
   }
 }

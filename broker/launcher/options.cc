@@ -57,6 +57,10 @@ constexpr const char* kThrottleHelp = R"(Examples:
   bulkhead throttle web1 net0 bps=10M,pps=20000              of a network interface, each direction
   bulkhead throttle web1 disk0 off                           no limits)";
 
+constexpr const char* kSetLinkHelp = R"(Examples:
+  bulkhead set-link web1 net0 off    as if its cable were pulled: nothing is carried, and the guest is told
+  bulkhead set-link web1 net0 on     and plugged in again)";
+
 constexpr const char* kInspectHelp = R"(Examples:
   bulkhead inspect web1             what the kernel says of each process: user, capabilities, system calls, ...
                                     and what each network interface has carried
@@ -79,6 +83,7 @@ struct Raw {
   std::vector<std::string> limits;
   std::string uids;
   std::string throttle;
+  std::string link;
   std::string require_sandbox = "none";
 };
 
@@ -105,7 +110,8 @@ void AddRunOptions(CLI::App& app, RunOptions& run, Raw& raw) {
   app.add_option(
          "--net", raw.nets,
          "a network interface: tap=NAME, bridge=NAME for a new tap on a bridge, or user, which needs no rights, with "
-         "[,mac=ADDRESS][,ip=ADDRESS[+ADDRESS]..][,mac-spoofing=allow][,bps=N][,pps=N][,mtu=N][,queues=N][,id=NAME]; "
+         "[,mac=ADDRESS][,ip=ADDRESS[+ADDRESS]..][,mac-spoofing=allow][,bps=N][,pps=N][,mtu=N][,queues=N][,id=NAME][,"
+         "link=off]; "
          "user also with [,hostfwd=tcp|udp:[ADDRESS]:PORT-[ADDRESS]:PORT].."
          "[,guestfwd=tcp:ADDRESS:PORT-tcp:ADDRESS:PORT]..[,allow=ADDRESS[/LENGTH][:PORT]]..[,deny=..]..[,restrict=on]"
          "[,dns=ADDRESS|off][,hostname=NAME][,net=ADDRESS/LENGTH][,ipv4=off][,ipv6=off]; repeatable")
@@ -175,6 +181,11 @@ void FinishRun(RunOptions& run, const Raw& raw) {
   run.require_full_sandbox = raw.require_sandbox == "full";
   if (!raw.uids.empty()) ParseUids(raw.uids, run);
   run.keep_on_device_failure = raw.on_device_failure == "keep";
+}
+
+bool ParseLink(const std::string& text) {
+  if (text != "on" && text != "off") throw UsageError("set-link: '" + text + "' is neither on nor off");
+  return text == "on";
 }
 
 std::vector<std::string> FindConfigs(const std::vector<std::string>& arguments) {
@@ -258,6 +269,12 @@ std::function<ImgOptions()> AddCommands(CLI::App& app, CommandLine& line, Raw& r
       ->required()
       ->type_name("");
   throttle->footer(kThrottleHelp);
+  CLI::App* set_link =
+      add("set-link", "take a running VM's network interface off its network, or back", Command::kSetLink);
+  set_link->add_option("NAME", line.vm.name, "the VM")->required()->type_name("");
+  set_link->add_option("INTERFACE", line.vm.device, "net0, ...")->required()->type_name("");
+  set_link->add_option("STATE", raw.link, "on or off")->required()->type_name("");
+  set_link->footer(kSetLinkHelp);
   CLI::App* inspect = add("inspect", "a VM's processes and what the kernel lets them do", Command::kInspect);
   inspect->add_option("NAME", line.vm.name, "the VM")->required()->type_name("");
   CLI::Option* json = inspect->add_flag("--json", line.vm.json, "as JSON");
@@ -318,6 +335,7 @@ CommandLine ParseCommandLine(std::vector<std::string> arguments) {
   if (line.command == Command::kHelp) line.help = app.help();
   if (line.command == Command::kRun) FinishRun(line.run, raw);
   if (line.command == Command::kThrottle) line.vm.throttle = ParseThrottle(raw.throttle);
+  if (line.command == Command::kSetLink) line.vm.link_up = ParseLink(raw.link);
   if (line.command == Command::kImg) line.img = finish_img();
   return line;
 }

@@ -99,6 +99,7 @@ struct NetOption {
   uint16_t queues = 0;  // pairs; 0: one for each vCPU
   uint16_t mtu = 0;     // 0: as the tap has it
   bool any_mac = false;
+  bool link_on = true;                          // at the start
   std::vector<std::vector<uint8_t>> addresses;  // of IPv4 or IPv6: all that the guest may send from; none: any
   ThrottleOption throttle;                      // of each direction
   UserNetOption user;                           // kUser
@@ -150,8 +151,9 @@ struct VmCommandOptions {
   bool verify = false;
   bool force = false;
   uint32_t timeout_s = 30;
-  std::string device;       // throttle
+  std::string device;       // throttle, set-link
   ThrottleOption throttle;  // throttle
+  bool link_up = false;     // set-link
 };
 
 struct CheckOptions {
@@ -160,7 +162,7 @@ struct CheckOptions {
 };
 
 struct CommandLine {
-  enum class Command { kHelp, kRun, kCheck, kPs, kStop, kKill, kThrottle, kInspect, kImg };
+  enum class Command { kHelp, kRun, kCheck, kPs, kStop, kKill, kThrottle, kSetLink, kInspect, kImg };
   Command command = Command::kHelp;
   std::string help;  // kHelp: what to print
   RunOptions run;

@@ -391,5 +391,22 @@ TEST(Options, LimitsOfADisk) {
   }
 }
 
+TEST(Options, ALinkIsSetOnOrOff) {
+  const CommandLine off = ParseCommandLine({"set-link", "web1", "net0", "off"});
+  EXPECT_EQ(off.command, Command::kSetLink);
+  EXPECT_EQ(off.vm.name, "web1");
+  EXPECT_EQ(off.vm.device, "net0");
+  EXPECT_FALSE(off.vm.link_up);
+  EXPECT_TRUE(ParseCommandLine({"set-link", "web1", "net0", "on"}).vm.link_up);
+  EXPECT_THROW(ParseCommandLine({"set-link", "web1", "net0", "up"}), UsageError);
+  EXPECT_THROW(ParseCommandLine({"set-link", "web1", "net0"}), UsageError);
+  try {
+    ParseCommandLine({"set_link", "web1", "net0", "off"});
+    ADD_FAILURE();
+  } catch (const UsageError& error) {
+    EXPECT_NE(std::string(error.what()).find("did you mean set-link?"), std::string::npos) << error.what();
+  }
+}
+
 }  // namespace
 }  // namespace bulkhead::launcher

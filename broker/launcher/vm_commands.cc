@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// `bulkhead ps`, `stop`, `kill` and `throttle`: the VMs that run, through their control sockets.
+// `bulkhead ps`, `stop`, `kill`, `throttle` and `set-link`: the VMs that run, through their control sockets.
 #include <signal.h>
 
 #include <cstdio>
@@ -98,6 +98,16 @@ void KillVm(kj::AsyncIoContext& io, VmConnection& connection, const std::string&
   WaitUntilGone(io, name);
 }
 
+// Waits for the answer to a call that changes something of a VM.
+void Await(kj::AsyncIoContext& io, const std::string& name, kj::Promise<void> call) {
+  auto in_time = io.provider->getTimer().afterDelay(kPatience).then([]() -> void { throw Failure("no answer"); });
+  try {
+    call.exclusiveJoin(kj::mv(in_time)).wait(io.waitScope);
+  } catch (const kj::Exception& error) {
+    throw FatalError("VM '" + name + "': " + ReasonOf(error));
+  }
+}
+
 }  // namespace
 
 int PsCommand(const VmCommandOptions& options) {
@@ -135,12 +145,17 @@ int ThrottleCommand(const VmCommandOptions& options) {
   auto request = connection.control().throttleRequest();
   request.setDevice(options.device);
   FillThrottle(options.throttle, request.initLimits());
-  auto in_time = io.provider->getTimer().afterDelay(kPatience).then([]() -> void { throw Failure("no answer"); });
-  try {
-    request.send().ignoreResult().exclusiveJoin(kj::mv(in_time)).wait(io.waitScope);
-  } catch (const kj::Exception& error) {
-    throw FatalError("VM '" + options.name + "': " + ReasonOf(error));
-  }
+  Await(io, options.name, request.send().ignoreResult());
+  return 0;
+}
+
+int SetLinkCommand(const VmCommandOptions& options) {
+  auto io = kj::setupAsyncIo();
+  VmConnection connection(io, options.name);
+  auto request = connection.control().setLinkRequest();
+  request.setInterface(options.device);
+  request.setUp(options.link_up);
+  Await(io, options.name, request.send().ignoreResult());
   return 0;
 }
 

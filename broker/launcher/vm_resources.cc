@@ -126,6 +126,7 @@ void FillNet(const RunOptions& options, unsigned index, const OpenNet& net, cont
   auto addresses = out.initIpAddresses(static_cast<unsigned>(option.addresses.size()));
   for (unsigned i = 0; i < addresses.size(); ++i) addresses.set(i, DataOf(option.addresses[i]));
   FillThrottle(option.throttle, out.initThrottle());
+  out.setLinkDown(!option.link_on);
   if (!net.user) return;
   FillUserNet(option.user, *net.user, net.mtu, out.initUser());
   auto listeners = out.initListeners(static_cast<unsigned>(net.user->listeners.size()));

@@ -74,6 +74,7 @@ void PlanNet(Planner& planner, control::NetConfig::Reader config, unsigned index
   settings.setAnyMac(config.getAnyMac());
   settings.setIpAddresses(config.getIpAddresses());
   settings.setThrottle(config.getThrottle());
+  settings.setLinkDown(config.getLinkDown());
   if (config.hasUser()) PlanUserNet(planner, config, index, plan);
 }
 

@@ -49,6 +49,7 @@ TEST_F(NetPlan, SettingsAreThoseOfTheConfiguration) {
     net.setAnyMac(true);
     net.initIpAddresses(1).init(0, 4)[0] = 10;
     net.initThrottle().setOperationsPerSecond(7);
+    net.setLinkDown(true);
   });
   const auto settings = plan.settings->getRoot<net::NetSettings>().asReader();
   EXPECT_EQ(settings.getMac()[0], 2);
@@ -56,6 +57,7 @@ TEST_F(NetPlan, SettingsAreThoseOfTheConfiguration) {
   EXPECT_TRUE(settings.getAnyMac());
   EXPECT_EQ(settings.getIpAddresses()[0][0], 10);
   EXPECT_EQ(settings.getThrottle().getOperationsPerSecond(), 7u);
+  EXPECT_TRUE(settings.getLinkDown());
 }
 
 control::UserNet::Builder AskForUserNet(control::NetConfig::Builder net) {

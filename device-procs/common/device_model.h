@@ -70,6 +70,7 @@ class DeviceModel {
   virtual void Attach(uint8_t /*port*/, OwnFd /*input*/, OwnFd /*output*/) {}
   virtual void SetThrottle(control::DiskThrottle::Reader /*limits*/) {}
   virtual void LoseOutside() {}
+  virtual control::LinkState SetLink(bool /*up*/) { return control::LinkState::DOWN; }
   virtual void ReportNet(control::NetReport::Builder /*report*/) const {}
 };
 

@@ -58,6 +58,10 @@ class DeviceServer final : public control::Device::Server {
     thread_.Call([&] { device_.LoseOutside(); });
     return kj::READY_NOW;
   }
+  kj::Promise<void> setLink(SetLinkContext context) override {
+    thread_.Call([&] { context.getResults().setLink(device_.SetLink(context.getParams().getUp())); });
+    return kj::READY_NOW;
+  }
   kj::Promise<void> reportNet(ReportNetContext context) override {
     thread_.Call([&] { device_.ReportNet(context.getResults().initReport()); });
     return kj::READY_NOW;

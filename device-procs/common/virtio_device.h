@@ -63,6 +63,7 @@ class VirtioDevice {
   virtual Result<void> ReadInput() { return {}; }
   virtual void SetThrottle(control::DiskThrottle::Reader /*limits*/) {}
   virtual void LoseOutside() {}
+  virtual control::LinkState SetLink(bool /*up*/) { return control::LinkState::DOWN; }
   virtual void ReportNet(control::NetReport::Builder /*report*/) const {}
 
   // State of its own, beside the transport's; while paused.

@@ -32,6 +32,7 @@ class VirtioPci final : public DeviceModel, public VirtioTransport {
   Result<void> ReadInput() override { return device_->ReadInput(); }
   void SetThrottle(control::DiskThrottle::Reader limits) override { device_->SetThrottle(limits); }
   void LoseOutside() override { device_->LoseOutside(); }
+  control::LinkState SetLink(bool up) override { return device_->SetLink(up); }
   void ReportNet(control::NetReport::Builder report) const override { device_->ReportNet(report); }
   void Pause() override;
   void Resume() override;

@@ -43,6 +43,7 @@ std::unique_ptr<DeviceModel> MakeNet(DeviceContext context, Transmitter::Log log
   FunctionResources& function = context.functions[0];
   VirtioNetOptions options{.sources = TakeRules(settings),
                            .mtu = settings.getMtu(),
+                           .link_on = !settings.getLinkDown(),
                            .throttle = ThrottleLimitsOf(settings.getThrottle()),
                            .kick_fds = {},
                            .log = std::move(log)};

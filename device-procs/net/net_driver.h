@@ -41,11 +41,12 @@ class NetDriver {
   static constexpr Gpa kData{0x100000};
   static constexpr uint64_t kMemoryBytes = 16 << 20;
 
-  explicit NetDriver(const GuestMemory& memory, uint16_t pairs = 1, SourceRules sources = {.mac = kTestMac})
+  explicit NetDriver(const GuestMemory& memory, uint16_t pairs = 1, SourceRules sources = {.mac = kTestMac},
+                     bool link_on = true)
       : memory_(memory) {
     auto backend = std::make_unique<FakeBackend>(pairs);
     backend_ = backend.get();
-    VirtioNetOptions options{.sources = std::move(sources), .mtu = 1500, .kick_fds = {}, .log = {}};
+    VirtioNetOptions options{.sources = std::move(sources), .mtu = 1500, .link_on = link_on, .kick_fds = {}, .log = {}};
     options.log = [this](const std::string& line) {
       std::lock_guard lock(log_mutex_);
       log_.push_back(line);

@@ -12,4 +12,5 @@ struct NetSettings {
   anyMac @2 :Bool;             # the guest may send with other addresses than its own
   ipAddresses @3 :List(Data);  # 4 or 16 bytes each: all that the guest may send with; empty: any
   throttle @4 :Control.DiskThrottle;   # of each direction by itself
+  linkDown @5 :Bool;           # until somebody turns it on
 }

@@ -15,4 +15,5 @@ struct NetState {
   unicast @5 :List(Data);      # addresses that are taken in beside its own
   multicast @6 :List(Data);
   vlans @7 :Data;              # a bit for each of 4096; empty: none
+  linkOff @8 :Bool;            # by the VM's user
 }

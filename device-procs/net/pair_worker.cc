@@ -46,6 +46,14 @@ void PairWorker::Stop() {
   });
 }
 
+void PairWorker::SetLink(bool up) {
+  thread_.Call([&] {
+    receiver_.SetLink(up);
+    transmitter_.SetLink(up);
+    Serve();
+  });
+}
+
 void PairWorker::SetFilter(const ReceiveFilter& filter) {
   thread_.Call([&] { receiver_.SetFilter(filter); });
 }

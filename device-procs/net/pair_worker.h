@@ -38,6 +38,8 @@ class PairWorker final : private Poller {
   void Start(VirtioTransport& transport, uint64_t features);
   // When it returns the queues are not used any more.
   void Stop();
+  // While the link is down whatever the driver sends and whatever arrives is dropped. It is up at first.
+  void SetLink(bool up);
   void SetFilter(const ReceiveFilter& filter);
 
   const NetCounters& received() const { return receiver_.counters(); }

@@ -47,6 +47,10 @@ bool Receiver::Serve() {
   queue_.DisableKicks();
   unsigned left = kPacketsAtATime;
   for (; left != 0; --left) {
+    if (!link_up_) {
+      if (!DropNext()) break;
+      continue;
+    }
     if (packet_bytes_ == 0) {
       if (!readable_) break;
       if (throttle_.limited() && (throttled_ns_ = throttle_.WaitNs(Throttle::NowNs())) != 0) break;
@@ -89,20 +93,32 @@ bool Receiver::AddRoom() {
 
 // False: there is none, or no more. True: it is in hand, unless it was not wanted.
 bool Receiver::TakePacket() {
-  const auto read = Read();
-  if (!read.ok() || *read == 0) {
-    readable_ = false;
-    gone_ = gone_ || (!read.ok() && read.error().code == ENODEV);
-    return false;
-  }
-  if (throttle_.limited()) throttle_.Charge(Throttle::NowNs(), *read - std::min(*read, sizeof(PacketHeader)), 1);
-  if (*read > kMaxPacketBytes || !Wants(*read) || (!merges_ && *read > room_bytes_)) {
+  const size_t bytes = Next();
+  if (bytes == 0) return false;
+  if (throttle_.limited()) throttle_.Charge(Throttle::NowNs(), bytes - std::min(bytes, sizeof(PacketHeader)), 1);
+  if (bytes > kMaxPacketBytes || !Wants(bytes) || (!merges_ && bytes > room_bytes_)) {
     Drop();
     return true;
   }
-  packet_bytes_ = *read;
+  packet_bytes_ = bytes;
   in_rooms_ = std::min<uint64_t>(packet_bytes_, room_bytes_);
   return true;
+}
+
+// The packet in hand, or the next of the port: left there it would arrive once the link is up. False: there is none.
+bool Receiver::DropNext() {
+  if (packet_bytes_ == 0 && (!readable_ || Next() == 0)) return false;
+  Drop();
+  return true;
+}
+
+// The size of the next packet, which is read then; 0: there is none.
+size_t Receiver::Next() {
+  const auto read = Read();
+  if (read.ok() && *read != 0) return *read;
+  readable_ = false;
+  gone_ = gone_ || (!read.ok() && read.error().code == ENODEV);
+  return 0;
 }
 
 Result<size_t> Receiver::Read() {

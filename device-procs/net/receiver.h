@@ -24,6 +24,8 @@ class Receiver {
   void Start(NetQueue queue, uint64_t features);
   // Buffers that hold nothing yet are the driver's again; a packet in hand is lost.
   void End();
+  // Down: what arrives is lost.
+  void SetLink(bool up) { link_up_ = up; }
   void SetFilter(ReceiveFilter filter) { filter_ = std::move(filter); }
 
   // There are packets at the port, or may be.
@@ -55,6 +57,8 @@ class Receiver {
   bool Gather(uint64_t bytes);
   bool AddRoom();
   bool TakePacket();
+  bool DropNext();
+  size_t Next();
   Result<size_t> Read();
   bool Wants(size_t packet_bytes);
   bool Deliver();
@@ -68,6 +72,7 @@ class Receiver {
   Offloads offloads_;
   bool merges_ = false;
   ReceiveFilter filter_;
+  bool link_up_ = true;
   bool readable_ = false;
   bool starved_ = false;
   bool gone_ = false;

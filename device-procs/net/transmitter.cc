@@ -30,7 +30,7 @@ bool Transmitter::Serve() {
   while (left != 0) {
     if (throttle_.limited() && (throttled_ns_ = throttle_.WaitNs(Throttle::NowNs())) != 0) break;
     if (!queue_.Pop(chain_)) break;
-    if (!Send(chain_)) counters_.dropped.Add(1);
+    if (!link_up_ || !Send(chain_)) counters_.dropped.Add(1);
     queue_.Push({chain_.head, 0});
     --left;
   }

@@ -25,6 +25,8 @@ class Transmitter {
 
   void Start(NetQueue queue, uint64_t features);
   void End() { queue_ = {}; }
+  // Down: what the driver sends is lost.
+  void SetLink(bool up) { link_up_ = up; }
 
   // Sends what there is, as much as may be at a time; true if there is more. Kicks are not asked for.
   bool Serve();
@@ -47,6 +49,7 @@ class Transmitter {
   const Log log_;
   NetQueue queue_;
   Offloads offloads_;
+  bool link_up_ = true;
   uint64_t throttled_ns_ = 0;
   bool gone_ = false;
   bool told_ = false;  // of a packet that was refused

@@ -32,9 +32,10 @@ VirtioNet::VirtioNet(const GuestMemory& memory, EventLoop& loop, std::unique_ptr
       guard_(std::move(options.sources)),
       kick_fds_(std::move(options.kick_fds)),
       log_(options.log),
-      gone_event_(OrThrow(MakeEventFd())) {
+      gone_event_(OrThrow(MakeEventFd())),
+      link_on_(options.link_on) {
   if (kick_fds_.size() != QueueCount()) throw FatalError("the grants do not fit the number of queues");
-  config_ = {.mac = guard_.rules().mac, .status = kLinkUp, .max_pairs = backend_->pair_count(), .mtu = options.mtu};
+  config_ = {.mac = guard_.rules().mac, .status = 0, .max_pairs = backend_->pair_count(), .mtu = options.mtu};
   features_ = OfferedFeatures();
   receive_throttle_.Set(options.throttle);
   transmit_throttle_.Set(options.throttle);
@@ -63,6 +64,7 @@ VirtioNet::VirtioNet(const GuestMemory& memory, EventLoop& loop, std::unique_ptr
         .log = options.log,
     }));
   }
+  UpdateLink();
 }
 
 VirtioNet::~VirtioNet() {
@@ -162,7 +164,7 @@ void VirtioNet::ReportNet(control::NetReport::Builder report) const {
     out.setDropped(totals.dropped);
     out.setRefused(totals.refused);
   };
-  report.setLink(link_up_ ? control::LinkState::UP : control::LinkState::GONE);
+  report.setLink(Link());
   fill(Received(), report.initReceived());
   fill(Sent(), report.initSent());
 }
@@ -170,7 +172,8 @@ void VirtioNet::ReportNet(control::NetReport::Builder report) const {
 void VirtioNet::Resume() {
   paused_ = false;
   StartWorkers();
-  if (transport_ != nullptr && state_.announcing) transport_->SignalConfigChange();
+  const bool untold = std::exchange(untold_, false);
+  if (transport_ != nullptr && (state_.announcing || untold)) transport_->SignalConfigChange();
 }
 
 void VirtioNet::SetThrottle(control::DiskThrottle::Reader limits) {
@@ -220,17 +223,43 @@ void VirtioNet::StopWorkers(size_t first) {
   for (size_t pair = first; pair < workers_.size(); ++pair) workers_[pair]->Stop();
 }
 
+control::LinkState VirtioNet::Link() const {
+  if (outside_gone_) return control::LinkState::GONE;
+  return link_on_ ? control::LinkState::UP : control::LinkState::DOWN;
+}
+
 void VirtioNet::UpdateStatus() {
-  config_.status = static_cast<uint16_t>((link_up_ ? kLinkUp : 0) | (state_.announcing ? kAnnounceNow : 0));
+  const bool up = Link() == control::LinkState::UP;
+  config_.status = static_cast<uint16_t>((up ? kLinkUp : 0) | (state_.announcing ? kAnnounceNow : 0));
+}
+
+// Something that the link depends on has changed, or may have.
+void VirtioNet::UpdateLink() {
+  const uint16_t before = config_.status;
+  UpdateStatus();
+  for (const auto& worker : workers_) worker->SetLink(Link() == control::LinkState::UP);
+  if (config_.status == before || transport_ == nullptr) return;
+  if (paused_) {
+    untold_ = true;
+  } else {
+    transport_->SignalConfigChange();
+  }
+}
+
+control::LinkState VirtioNet::SetLink(bool up) {
+  // One that cannot come up stays as it was.
+  if (outside_gone_ && up) return control::LinkState::GONE;
+  link_on_ = up;
+  UpdateLink();
+  return Link();
 }
 
 void VirtioNet::LoseOutside() { SignalEventFd(gone_event_.get()); }
 
 void VirtioNet::PortGone() {
   DrainEventFd(gone_event_.get());
-  link_up_ = false;
-  UpdateStatus();
-  if (transport_ != nullptr) transport_->SignalConfigChange();
+  outside_gone_ = true;
+  UpdateLink();
 }
 
 void VirtioNet::SaveDevice(capnp::AnyPointer::Builder state) const {
@@ -247,6 +276,7 @@ void VirtioNet::SaveDevice(capnp::AnyPointer::Builder state) const {
   out.setAllMulticast(filter.all_multicast);
   table(filter.unicast, out.initUnicast(static_cast<unsigned>(filter.unicast.size())));
   table(filter.multicast, out.initMulticast(static_cast<unsigned>(filter.multicast.size())));
+  out.setLinkOff(!link_on_);
   if (filter.vlans.none()) return;
   auto vlans = out.initVlans(kVlans / 8);
   for (size_t vlan = 0; vlan < kVlans; ++vlan) {
@@ -298,6 +328,10 @@ Result<void> VirtioNet::RestoreDevice(capnp::AnyPointer::Reader state) {
   restored.announcing = true;
   state_ = std::move(restored);
   restored_ = true;
+  link_on_ = !from.getLinkOff();
+  UpdateLink();
+  // What the driver knows of the link may be older than the state.
+  untold_ = true;
   return {};
 }
 

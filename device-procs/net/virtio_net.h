@@ -18,6 +18,7 @@ namespace bulkhead::device {
 struct VirtioNetOptions {
   SourceRules sources;  // with the interface's MAC address
   uint16_t mtu = 1500;
+  bool link_on = true;
   ThrottleLimits throttle = {};  // of each direction
   std::vector<int> kick_fds;     // of each queue: two for each of the back end's pairs, and the control queue's
   Transmitter::Log log;          // any thread
@@ -42,6 +43,7 @@ class VirtioNet final : public VirtioDevice {
   bool OwnsKicks() const override { return true; }
   void SetThrottle(control::DiskThrottle::Reader limits) override;
   void LoseOutside() override;
+  control::LinkState SetLink(bool up) override;
   void ReportNet(control::NetReport::Builder report) const override;
   void Pause() override;
   void Resume() override;
@@ -67,7 +69,9 @@ class VirtioNet final : public VirtioDevice {
   void ApplyState(ControlState state);
   void StartWorkers();
   void StopWorkers(size_t first);
+  control::LinkState Link() const;
   void UpdateStatus();
+  void UpdateLink();
   NetTotals Received() const;
   NetTotals Sent() const;
   void LogCounters();
@@ -84,7 +88,8 @@ class VirtioNet final : public VirtioDevice {
   Throttle receive_throttle_;
   Throttle transmit_throttle_;
   OwnFd gone_event_;  // by a pair's thread
-  bool link_up_ = true;
+  bool link_on_;      // as the VM's user wants it; a reset of the guest changes nothing
+  bool outside_gone_ = false;
   std::string counted_;  // what was logged last
 
   VirtioTransport* transport_ = nullptr;  // while active
@@ -93,6 +98,7 @@ class VirtioNet final : public VirtioDevice {
   ControlState state_;
   bool restored_ = false;  // the next activation goes on with the state that was
   bool paused_ = true;
+  bool untold_ = false;  // a change of the configuration while paused
   Chain chain_;
   std::vector<std::unique_ptr<PairWorker>> workers_;  // last: they use the rest
 };

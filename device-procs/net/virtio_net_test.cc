@@ -10,6 +10,7 @@ namespace bulkhead::device {
 namespace {
 
 using namespace net_feature;
+using control::LinkState;
 using test::Buffer;
 using test::kTestMac;
 using test::NetDriver;
@@ -60,6 +61,7 @@ class VirtioNetTest : public testing::Test {
     EXPECT_EQ(sent.size(), 1u);
     return sent.empty() ? "" : sent[0];
   }
+  LinkState SetLink(bool up) { return net_.function().function().SetLink(up); }
   bool NeedsReset() { return (net_.function().Status() & test::kNeedsReset) != 0; }
 
   GuestMemory memory_ = test::MakeGuestMemory(NetDriver::kMemoryBytes);
@@ -361,6 +363,108 @@ TEST_F(VirtioNetTest, AnOutsideThatIsGoneIsALinkThatIsDown) {
     return net_.Config<uint16_t>(6) == 0;
   });
   EXPECT_EQ(net_.function().Interrupts(0), 1u);
+}
+
+TEST_F(VirtioNetTest, ALinkThatIsOffCarriesNothingAndOneThatIsOnAgainOnlyWhatIsNew) {
+  net_.SetUp(kStatus);
+  EXPECT_EQ(SetLink(false), LinkState::DOWN);
+  EXPECT_EQ(net_.Config<uint16_t>(6), 0);
+  EXPECT_EQ(net_.function().Interrupts(0), 1u);
+  net_.Send(Packet({}, TestFrame(100)));
+  EXPECT_TRUE(net_.port().TakeSent().empty());
+  // With and without room for them.
+  net_.port().Arrive(Packet({}, TestFrame(60)));
+  net_.WaitUntil([&] { return net_.port().waiting() == 0; });
+  Post({2000});
+  net_.port().Arrive(Packet({}, TestFrame(61)));
+  net_.WaitUntil([&] { return net_.port().waiting() == 0; });
+  EXPECT_EQ(SetLink(true), LinkState::UP);
+  EXPECT_EQ(net_.Config<uint16_t>(6), 1);
+  EXPECT_EQ(net_.function().Interrupts(0), 1u);
+  net_.port().Arrive(Packet({}, TestFrame(62)));
+  ExpectOnly(TestFrame(62));
+  net_.Send(Packet({}, TestFrame(101)));
+  EXPECT_EQ(OnlySent(), Packet({}, TestFrame(101)));
+  capnp::MallocMessageBuilder message;
+  auto report = message.initRoot<control::NetReport>();
+  net_.function().function().ReportNet(report);
+  EXPECT_EQ(report.getReceived().getDropped(), 2u);
+  EXPECT_EQ(report.getSent().getDropped(), 1u);
+  EXPECT_EQ(report.getSent().getBytes(), 101u);
+}
+
+TEST_F(VirtioNetTest, APacketThatWaitsForBuffersIsLostWithItsLink) {
+  net_.SetUp(kMergeBuffers);
+  Post({1000});
+  net_.port().Arrive(Packet({}, TestFrame(1400)));
+  net_.WaitUntil([&] { return net_.port().waiting() == 0; });
+  SetLink(false);
+  SetLink(true);
+  Post({1000});
+  net_.port().Arrive(Packet({}, TestFrame(62)));
+  ExpectOnly(TestFrame(62));
+}
+
+TEST_F(VirtioNetTest, AResetDoesNotTurnALinkOn) {
+  net_.SetUp(kStatus);
+  SetLink(false);
+  net_.SetUp(kStatus);
+  EXPECT_EQ(net_.Config<uint16_t>(6), 0);
+  net_.Send(Packet({}, TestFrame(100)));
+  EXPECT_TRUE(net_.port().TakeSent().empty());
+}
+
+TEST_F(VirtioNetTest, ALinkCanBeOffFromTheStart) {
+  NetDriver off(memory_, 1, {.mac = kTestMac}, false);
+  EXPECT_EQ(off.Config<uint16_t>(6), 0);
+  off.SetUp(kStatus);
+  off.Send(Packet({}, TestFrame(100)));
+  EXPECT_TRUE(off.port().TakeSent().empty());
+  EXPECT_EQ(off.function().function().SetLink(true), LinkState::UP);
+  off.Send(Packet({}, TestFrame(100)));
+  EXPECT_EQ(off.port().TakeSent().size(), 1u);
+}
+
+TEST_F(VirtioNetTest, ALinkWhoseOutsideIsGoneCannotBeTurnedOn) {
+  net_.SetUp(kStatus);
+  Post({2000});
+  net_.port().Disappear();
+  net_.WaitUntil([&] {
+    net_.RunPending();
+    return net_.Config<uint16_t>(6) == 0;
+  });
+  EXPECT_EQ(SetLink(true), LinkState::GONE);
+  EXPECT_EQ(SetLink(false), LinkState::GONE);
+  EXPECT_EQ(net_.Config<uint16_t>(6), 0);
+  EXPECT_EQ(net_.function().Interrupts(0), 1u) << "of its outside's end";
+}
+
+TEST_F(VirtioNetTest, AGuestThatIsPausedHearsOfItsLinkLater) {
+  net_.SetUp(kStatus);
+  net_.function().function().Pause();
+  SetLink(false);
+  EXPECT_EQ(net_.function().Interrupts(0), 0u);
+  net_.function().function().Resume();
+  EXPECT_EQ(net_.function().Interrupts(0), 1u);
+}
+
+TEST_F(VirtioNetTest, ALinkThatIsOffIsSavedAsSuch) {
+  net_.SetUp(kStatus);
+  SetLink(false);
+  net_.function().function().Pause();
+  capnp::MallocMessageBuilder message;
+  auto state = message.getRoot<capnp::AnyPointer>();
+  net_.function().function().Save(state);
+  NetDriver other(memory_, 2);
+  other.function().function().Pause();
+  const auto restored = other.function().function().Restore(state.asReader());
+  ASSERT_TRUE(restored.ok()) << restored.error().message;
+  other.TakeOverRings(net_);
+  EXPECT_EQ(other.Config<uint16_t>(6), 0);
+  other.function().function().Resume();
+  EXPECT_EQ(other.function().Interrupts(0), 1u) << "whatever its driver knows";
+  other.Send(Packet({}, TestFrame(100)));
+  EXPECT_TRUE(other.port().TakeSent().empty());
 }
 
 TEST_F(VirtioNetTest, LimitsHoldPacketsBackAndCanBeLifted) {

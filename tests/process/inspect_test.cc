@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
@@ -130,6 +131,30 @@ TEST(Inspect, InterfacesHaveTheirLinkAndWhatTheyCarried) {
     EXPECT_EQ(interface.at("sent"), (json{{"packets", 0}, {"bytes", 0}, {"dropped", 0}, {"refused", 0}}));
     EXPECT_TRUE(interface.contains("received"));
   }
+}
+
+TEST(SetLink, IsSeenAndWhatCannotBeIsSaid) {
+  const FullVm vm;
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  const std::string net = IsRoot() ? "net1" : "net0", outside = "user" + net;
+  const auto set = [&](const std::string& interface, const char* state) {
+    return RunBulkhead({"set-link", vm.name(), interface, state});
+  };
+  const auto link = [&] { return FindProcess(vm.Json(), net)->at("interface").at("link"); };
+  EXPECT_EQ(set(net, "off").status, 0);
+  EXPECT_EQ(link(), "down");
+  EXPECT_EQ(set(net, "on").status, 0);
+  EXPECT_EQ(link(), "up");
+  const Finished unknown = set("disk0", "off");
+  EXPECT_EQ(unknown.status, 1);
+  EXPECT_NE(unknown.errors.find("no network interface 'disk0'; it has net0"), std::string::npos) << unknown.errors;
+  ASSERT_EQ(SignalTo(vm.name(), outside, SIGKILL), 0);
+  ASSERT_TRUE(Eventually([&] { return link() == "down (its outside is gone)"; }));
+  EXPECT_EQ(set(net, "off").status, 0);
+  const Finished gone = set(net, "on");
+  EXPECT_EQ(gone.status, 1);
+  EXPECT_NE(gone.errors.find("the link of '" + net + "' stays down: its outside is gone"), std::string::npos)
+      << gone.errors;
 }
 
 // Holds a process still without its parent's hearing of it, as only root can.

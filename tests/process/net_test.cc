@@ -227,6 +227,26 @@ TEST_F(NetOnALinkTest, ReportsWhatItCarried) {
   EXPECT_EQ(report.getReceived().getBytes(), 700u);
 }
 
+TEST_F(NetOnALinkTest, ItsLinkGoesOffAndOn) {
+  const auto set = [&](bool up) {
+    auto request = process_->device().setLinkRequest();
+    request.setUp(up);
+    return request.send().wait(process_->wait()).getLink();
+  };
+  EXPECT_EQ(set(false), control::LinkState::DOWN);
+  EXPECT_TRUE(process_->AwaitInterrupt(0));
+  function_.Send(TestFrame(600, kHost, kGuest));
+  EXPECT_EQ(TakeSent(), "");
+  function_.Post(0, kData, 2000);
+  Arrive(TestFrame(700, kGuest, kHost));
+  EXPECT_EQ(set(true), control::LinkState::UP);
+  EXPECT_TRUE(process_->AwaitInterrupt(0));
+  Arrive(TestFrame(701, kGuest, kHost));
+  EXPECT_EQ(function_.Wait(0).length, kHeader + 701);
+  function_.Send(TestFrame(601, kHost, kGuest));
+  EXPECT_EQ(TakeSent(), TestFrame(601, kHost, kGuest));
+}
+
 TEST_F(NetOnALinkTest, ItsLinkIsDownWhenItsOutsideHasEndedAndItGoesOn) {
   process_->device().loseOutsideRequest().send().wait(process_->wait());
   EXPECT_TRUE(process_->AwaitInterrupt(0));
