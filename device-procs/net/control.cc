@@ -6,12 +6,13 @@
 namespace bulkhead::device {
 namespace {
 
-enum Class : uint8_t { kReceive = 0, kMac = 1, kVlan = 2, kAnnounce = 3, kPairs = 4 };
+enum Class : uint8_t { kReceive = 0, kMac = 1, kVlan = 2, kAnnounce = 3, kPairs = 4, kOffloads = 5 };
 enum ReceiveCommand : uint8_t { kPromiscuous = 0, kAllMulticast = 1 };
 enum MacCommand : uint8_t { kTableSet = 0, kAddressSet = 1 };
 enum VlanCommand : uint8_t { kVlanAdd = 0, kVlanRemove = 1 };
 enum AnnounceCommand : uint8_t { kAcknowledge = 0 };
 enum PairsCommand : uint8_t { kPairsSet = 0 };
+enum OffloadsCommand : uint8_t { kOffloadsSet = 0 };
 
 // As it lies in guest memory.
 struct Header {
@@ -108,6 +109,14 @@ bool ApplyPairs(uint8_t command, Arguments& arguments, const ControlRules& rules
   return true;
 }
 
+bool ApplyOffloads(uint8_t command, Arguments& arguments, const ControlRules& rules, uint64_t& offloads_off) {
+  uint64_t on;
+  if (command != kOffloadsSet || !rules.set_offloads || !arguments.Take(on)) return false;
+  if ((on & ~rules.guest_offloads) != 0) return false;
+  offloads_off = rules.guest_offloads & ~on;
+  return true;
+}
+
 bool Apply(const Header& header, Arguments& arguments, const ControlRules& rules, ControlState& state) {
   switch (header.command_class) {
     case kReceive:
@@ -122,6 +131,8 @@ bool Apply(const Header& header, Arguments& arguments, const ControlRules& rules
       return true;
     case kPairs:
       return ApplyPairs(header.command, arguments, rules, state.active_pairs);
+    case kOffloads:
+      return ApplyOffloads(header.command, arguments, rules, state.offloads_off);
     default:
       return false;
   }

@@ -18,12 +18,15 @@ struct ControlRules {
   bool any_mac = false;  // to one that is not the interface's own
   MacAddress own_mac{};
   uint16_t max_pairs = 1;  // 1: it cannot choose
+  bool set_offloads = false;
+  uint64_t guest_offloads = 0;  // feature bits of those that were negotiated
 };
 
 struct ControlState {
   ReceiveFilter filter;
   uint16_t active_pairs = 1;
   bool announcing = false;
+  uint64_t offloads_off = 0;  // feature bits of those that the driver does without, though they were negotiated
 
   bool operator==(const ControlState&) const = default;
 };

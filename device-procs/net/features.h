@@ -8,6 +8,7 @@ namespace bulkhead::device::net_feature {
 
 inline constexpr uint64_t kChecksum = FeatureBit(0);
 inline constexpr uint64_t kGuestChecksum = FeatureBit(1);
+inline constexpr uint64_t kControlGuestOffloads = FeatureBit(2);
 inline constexpr uint64_t kMtu = FeatureBit(3);
 inline constexpr uint64_t kMac = FeatureBit(5);
 inline constexpr uint64_t kGuestTso4 = FeatureBit(7);
@@ -24,5 +25,8 @@ inline constexpr uint64_t kControlVlan = FeatureBit(19);
 inline constexpr uint64_t kAnnounce = FeatureBit(21);
 inline constexpr uint64_t kMultiQueue = FeatureBit(22);
 inline constexpr uint64_t kControlMac = FeatureBit(23);
+
+// What packets on their way to the guest may be without: the driver can do without these again (§5.1.6.5.6.1).
+inline constexpr uint64_t kGuestOffloads = kGuestChecksum | kGuestTso4 | kGuestTso6 | kGuestEcn;
 
 }  // namespace bulkhead::device::net_feature

@@ -37,6 +37,7 @@ class AnyPort final : public NetPort {
       const auto* from = static_cast<const std::byte*>(piece.iov_base);
       bytes.insert(bytes.end(), from, from + piece.iov_len);
     }
+    Require(link_up);
     Require(bytes.size() >= sizeof(PacketHeader) + kEthernetBytes && bytes.size() <= kMaxPacketBytes);
     PacketHeader header;
     std::memcpy(&header, bytes.data(), sizeof header);
@@ -61,6 +62,7 @@ class AnyPort final : public NetPort {
   }
 
   Offloads offloads;
+  bool link_up = true;
   std::deque<std::vector<std::byte>> arriving;
 };
 
@@ -95,7 +97,9 @@ class Interface {
   }
 
   void Step(FuzzInput& input) {
-    switch (input.Take<uint8_t>() % 8) {
+    const auto step = input.Take<uint8_t>();
+    if (step >= 0xF8) return SetLink((step & 1) != 0);
+    switch (step % 8) {
       case 0:
         (void)Memory().Write(Gpa{input.TakeBelow(0x4000)}, input.TakeBytes(input.Take<uint8_t>())).ok();
         break;
@@ -137,6 +141,11 @@ class Interface {
     transmitter_.Start({transport_, 1}, features_);
     control_ = {transport_, 2};
   }
+  void SetLink(bool up) {
+    receiver_.SetLink(up);
+    transmitter_.SetLink(up);
+    port_.link_up = up;
+  }
   void Arrive(FuzzInput& input) {
     std::vector<std::byte> packet(input.Take<uint16_t>() * size_t{input.Take<uint8_t>() % 3u});
     const auto head = input.TakeBytes(input.Take<uint8_t>());
@@ -150,11 +159,14 @@ class Interface {
                              .announce = true,
                              .set_mac = true,
                              .own_mac = kMac,
-                             .max_pairs = input.Take<uint8_t>()};
+                             .max_pairs = input.Take<uint8_t>(),
+                             .set_offloads = true,
+                             .guest_offloads = features_ & net_feature::kGuestOffloads};
     while (control_.Pop(chain_)) {
       if (ApplyControl(Memory(), chain_, rules, state_)) receiver_.SetFilter(state_.filter);
       Require(state_.filter.unicast.size() <= kMaxFilteredMacs && state_.filter.multicast.size() <= kMaxFilteredMacs);
       Require(state_.active_pairs >= 1 && state_.active_pairs <= 255);
+      Require((state_.offloads_off & ~rules.guest_offloads) == 0);
       Require(state_.filter.mac == MacAddress{} || state_.filter.mac == kMac);
       control_.Push({chain_.head, 1});
     }

@@ -16,4 +16,5 @@ struct NetState {
   multicast @6 :List(Data);
   vlans @7 :Data;              # a bit for each of 4096; empty: none
   linkOff @8 :Bool;            # by the VM's user
+  offloadsOff @9 :UInt64;      # feature bits of what was negotiated for receiving, and the driver does without
 }

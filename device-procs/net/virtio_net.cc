@@ -73,8 +73,7 @@ VirtioNet::~VirtioNet() {
 }
 
 uint64_t VirtioNet::OfferedFeatures() const {
-  const uint64_t offloads =
-      kChecksum | kGuestChecksum | kGuestTso4 | kGuestTso6 | kGuestEcn | kHostTso4 | kHostTso6 | kHostEcn;
+  const uint64_t offloads = kChecksum | kHostTso4 | kHostTso6 | kHostEcn | kGuestOffloads | kControlGuestOffloads;
   const uint64_t features =
       kMtu | kMac | kMergeBuffers | kStatus | kControlQueue | kControlReceive | kControlVlan | kAnnounce | kControlMac;
   return features | (backend_->has_offloads() ? offloads : 0) | (backend_->pair_count() > 1 ? kMultiQueue : 0);
@@ -88,7 +87,9 @@ ControlRules VirtioNet::Rules() const {
           .set_mac = has(kControlMac),
           .any_mac = guard_.rules().any_mac,
           .own_mac = guard_.rules().mac,
-          .max_pairs = has(kMultiQueue) ? backend_->pair_count() : uint16_t{1}};
+          .max_pairs = has(kMultiQueue) ? backend_->pair_count() : uint16_t{1},
+          .set_offloads = has(kControlGuestOffloads),
+          .guest_offloads = negotiated_ & kGuestOffloads};
 }
 
 uint16_t VirtioNet::ControlIndex() const {
@@ -107,7 +108,6 @@ void VirtioNet::Activate(uint64_t features, VirtioTransport& transport) {
   state_.filter.by_vlan = (features & kControlVlan) != 0;
   state_.announcing = state_.announcing && (features & kAnnounce) != 0;
   if ((features & kControlQueue) != 0) control_ = {transport, ControlIndex()};
-  backend_->SetOffloads(ReceiveOffloads(features));
   ApplyState(state_);
 }
 
@@ -205,10 +205,13 @@ void VirtioNet::ServeControl() {
 }
 
 void VirtioNet::ApplyState(ControlState state) {
+  // A packet that was taken under other offloads is not one that the driver can be given any more.
+  const bool same_offloads = state.offloads_off == state_.offloads_off;
   state_ = std::move(state);
   config_.mac = state_.filter.mac;
   UpdateStatus();
-  StopWorkers(state_.active_pairs);
+  StopWorkers(same_offloads ? state_.active_pairs : 0);
+  backend_->SetOffloads(ReceiveOffloads(ActiveFeatures()));
   backend_->SetActivePairs(state_.active_pairs);
   for (const auto& worker : workers_) worker->SetFilter(state_.filter);
   StartWorkers();
@@ -216,7 +219,7 @@ void VirtioNet::ApplyState(ControlState state) {
 
 void VirtioNet::StartWorkers() {
   if (!Working()) return;
-  for (uint16_t pair = 0; pair < state_.active_pairs; ++pair) workers_[pair]->Start(*transport_, negotiated_);
+  for (uint16_t pair = 0; pair < state_.active_pairs; ++pair) workers_[pair]->Start(*transport_, ActiveFeatures());
 }
 
 void VirtioNet::StopWorkers(size_t first) {
@@ -277,6 +280,7 @@ void VirtioNet::SaveDevice(capnp::AnyPointer::Builder state) const {
   table(filter.unicast, out.initUnicast(static_cast<unsigned>(filter.unicast.size())));
   table(filter.multicast, out.initMulticast(static_cast<unsigned>(filter.multicast.size())));
   out.setLinkOff(!link_on_);
+  out.setOffloadsOff(state_.offloads_off);
   if (filter.vlans.none()) return;
   auto vlans = out.initVlans(kVlans / 8);
   for (size_t vlan = 0; vlan < kVlans; ++vlan) {
@@ -316,9 +320,11 @@ Result<void> VirtioNet::RestoreDevice(capnp::AnyPointer::Reader state) {
   filter.promiscuous = from.getPromiscuous();
   filter.all_multicast = from.getAllMulticast();
   restored.active_pairs = from.getActivePairs();
+  restored.offloads_off = from.getOffloadsOff();
   if (!TakeMac(from.getMac(), filter.mac) || !TakeMacs(from.getUnicast(), filter.unicast) ||
       !TakeMacs(from.getMulticast(), filter.multicast) || !TakeVlans(from.getVlans(), filter.vlans) ||
-      restored.active_pairs == 0 || restored.active_pairs > backend_->pair_count()) {
+      restored.active_pairs == 0 || restored.active_pairs > backend_->pair_count() ||
+      (restored.offloads_off & ~kGuestOffloads) != 0) {
     return Error{EPROTO, "saved state of a network interface is not one that an interface can have"};
   }
   if (filter.mac != guard_.rules().mac && !guard_.rules().any_mac) {

@@ -64,6 +64,8 @@ class VirtioNet final : public VirtioDevice {
   uint64_t OfferedFeatures() const;
   ControlRules Rules() const;
   uint16_t ControlIndex() const;
+  // Without those that the driver does without.
+  uint64_t ActiveFeatures() const { return negotiated_ & ~state_.offloads_off; }
   bool Working() const { return transport_ != nullptr && !paused_; }
   void ServeControl();
   void ApplyState(ControlState state);

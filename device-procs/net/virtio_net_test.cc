@@ -4,7 +4,9 @@
 #include <capnp/message.h>
 #include <gtest/gtest.h>
 
+#include "device-procs/common/virtio_state.capnp.h"
 #include "device-procs/net/net_driver.h"
+#include "device-procs/net/net_state.capnp.h"
 
 namespace bulkhead::device {
 namespace {
@@ -338,6 +340,66 @@ TEST_F(VirtioNetTest, MoreAddressesThanCanBeToldApartAreAllTakenIn) {
   EXPECT_EQ(net_.Control(Command(1, 0, Bytes(100u) + std::string(600, '\2') + Bytes(0u))), 0);
   net_.port().Arrive(Packet({}, TestFrame(60)));
   ExpectOnly(TestFrame(60));
+}
+
+TEST_F(VirtioNetTest, TheDriverCanDoWithoutOffloadsThatItNegotiated) {
+  net_.SetUp(kControl | kControlGuestOffloads | kOffloads | kMergeBuffers);
+  Post({2000, 2000, 2000});
+  EXPECT_EQ(net_.Control(Command(5, 0, Bytes(kGuestChecksum))), 0);
+  EXPECT_TRUE(net_.backend().offloads().checksum);
+  EXPECT_FALSE(net_.backend().offloads().tso4);
+  net_.port().Arrive(Packet(kTso, TestFrame(1500)));
+  net_.port().Arrive(Packet({}, TestFrame(99)));
+  ExpectOnly(TestFrame(99));
+  net_.Send(Packet(kTso, TestFrame(60000)));
+  EXPECT_EQ(OnlySent(), Packet(kTso, TestFrame(60000))) << "what it sends is another matter";
+  EXPECT_EQ(net_.Control(Command(5, 0, Bytes(kGuestChecksum | kGuestTso4))), 0);
+  EXPECT_TRUE(net_.backend().offloads().tso4);
+  net_.port().Arrive(Packet(kTso, TestFrame(1500)));
+  ExpectOnly(TestFrame(1500), 2000);
+  EXPECT_EQ(net_.Control(Command(5, 0, Bytes(uint64_t{0}))), 0);
+  EXPECT_FALSE(net_.backend().offloads().checksum);
+  net_.SetUp(kControl | kControlGuestOffloads | kOffloads);
+  EXPECT_TRUE(net_.backend().offloads().tso4) << "a reset asks for all again";
+}
+
+TEST_F(VirtioNetTest, APacketInHandIsLostWithTheOffloadThatItNeeds) {
+  net_.SetUp(kControl | kControlGuestOffloads | kOffloads | kMergeBuffers);
+  Post({1000});
+  net_.port().Arrive(Packet(kTso, TestFrame(1500)));
+  net_.WaitUntil([&] { return net_.port().waiting() == 0; });
+  EXPECT_EQ(net_.Control(Command(5, 0, Bytes(uint64_t{0}))), 0);
+  Post({1000});
+  net_.port().Arrive(Packet({}, TestFrame(99)));
+  ExpectOnly(TestFrame(99));
+}
+
+TEST_F(VirtioNetTest, OffloadsThatWereNotNegotiatedAreRefused) {
+  net_.SetUp(kControl | kControlGuestOffloads | kOffloads);
+  EXPECT_EQ(net_.Control(Command(5, 0, Bytes(kGuestChecksum | kGuestTso6))), 1);
+  EXPECT_EQ(net_.Control(Command(5, 0, Bytes(kGuestChecksum | net_feature::kChecksum))), 1) << "not one of the guest's";
+  EXPECT_EQ(net_.Control(Command(5, 0, Bytes(uint32_t{2}))), 1);
+  EXPECT_EQ(net_.Control(Command(5, 1, Bytes(kGuestChecksum))), 1);
+  EXPECT_TRUE(net_.backend().offloads().tso4);
+  net_.SetUp(kControl | kOffloads);
+  EXPECT_EQ(net_.Control(Command(5, 0, Bytes(kGuestChecksum))), 1);
+}
+
+TEST_F(VirtioNetTest, OffloadsThatTheDriverDoesWithoutAreSaved) {
+  net_.SetUp(kControl | kControlGuestOffloads | kOffloads);
+  EXPECT_EQ(net_.Control(Command(5, 0, Bytes(kGuestChecksum))), 0);
+  net_.function().function().Pause();
+  capnp::MallocMessageBuilder message;
+  auto state = message.getRoot<capnp::AnyPointer>();
+  net_.function().function().Save(state);
+  NetDriver other(memory_, 2);
+  other.function().function().Pause();
+  const auto restored = other.function().function().Restore(state.asReader());
+  ASSERT_TRUE(restored.ok()) << restored.error().message;
+  EXPECT_TRUE(other.backend().offloads().checksum);
+  EXPECT_FALSE(other.backend().offloads().tso4);
+  state.getAs<state::VirtioState>().getDevice().getAs<state::NetState>().setOffloadsOff(net_feature::kChecksum);
+  EXPECT_FALSE(other.function().function().Restore(state.asReader()).ok()) << "none that can be done without";
 }
 
 TEST_F(VirtioNetTest, PairsAreServedOnceTheyAreAskedFor) {

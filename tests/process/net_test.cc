@@ -70,13 +70,15 @@ class NetFunction final : public device::test::FunctionRegisters {
     queue(index).Add({{at, bytes, true}});
     process_.Kick(index);
   }
-  int SetPairs(uint16_t control, uint8_t count) {
-    queue(control).PutText(kData, std::string{4, 0, static_cast<char>(count), 0});
-    queue(control).Add({{kData, 4}, {kData + 8, 1, true}});
-    process_.Kick(control);
-    Wait(control);
-    return queue(control).Get<uint8_t>(kData + 8);
+  // The device's answer.
+  int Control(uint16_t index, const std::string& command) {
+    queue(index).PutText(kData, command);
+    queue(index).Add({{kData, static_cast<uint32_t>(command.size())}, {kData + 0x100, 1, true}});
+    process_.Kick(index);
+    Wait(index);
+    return queue(index).Get<uint8_t>(kData + 0x100);
   }
+  int SetPairs(uint16_t index, uint8_t count) { return Control(index, {4, 0, static_cast<char>(count), 0}); }
 
  private:
   uint64_t Read(uint16_t region, uint64_t offset, uint8_t width) override {
@@ -149,6 +151,22 @@ TEST_F(NetProcessTest, UsesAsManyQueuesOfTheTapAsTheDriverAsksFor) {
   EXPECT_EQ(function.Wait(0).length, kHeader + 60);
 }
 
+TEST_F(NetProcessTest, WhatTheDriverDoesWithoutTheHostDoesBeforeTheTap) {
+  TapNetwork network(1);
+  DeviceProcess process(*io_, Net(network));
+  NetFunction function(process);
+  function.Start((kFeatures & ~FeatureBit(22)) | FeatureBit(2), 3);
+  EXPECT_TRUE(network.TakesLargePackets());
+  const auto offloads = [&](uint8_t bits) {
+    return function.Control(2, {5, 0, static_cast<char>(bits), 0, 0, 0, 0, 0, 0, 0});
+  };
+  EXPECT_EQ(offloads(1 << 1), 0);
+  EXPECT_FALSE(network.TakesLargePackets());
+  EXPECT_EQ(offloads(1 << 1 | 1 << 7), 0);
+  EXPECT_TRUE(network.TakesLargePackets());
+  EXPECT_EQ(offloads(1 << 0), 1);
+}
+
 TEST_F(NetProcessTest, EndsWithItsBroker) {
   TapNetwork network(2);
   DeviceProcess process(*io_, Net(network));
@@ -211,6 +229,10 @@ TEST_F(NetOnALinkTest, CarriesPacketsBothWays) {
     EXPECT_EQ(function_.Wait(0).length, kHeader + 1400);
     EXPECT_EQ(function_.queue(0).GetText(kData + kHeader, 1400), in);
   }
+}
+
+TEST_F(NetOnALinkTest, HasNoOffloadsToDoWithout) {
+  EXPECT_EQ(function_.DeviceFeatures() & (kOffloads | FeatureBit(2)), 0u);
 }
 
 TEST_F(NetOnALinkTest, ReportsWhatItCarried) {

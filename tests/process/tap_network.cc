@@ -3,9 +3,11 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <linux/ethtool.h>
 #include <linux/if.h>
 #include <linux/if_packet.h>
 #include <linux/if_tun.h>
+#include <linux/sockios.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/ioctl.h>
@@ -87,6 +89,15 @@ void TapNetwork::TrySend(const std::string& frame) const {
 bool TapNetwork::WaitForFrame(int timeout_ms) const {
   pollfd wait{socket_.get(), POLLIN, 0};
   return ::poll(&wait, 1, timeout_ms) == 1;
+}
+
+bool TapNetwork::TakesLargePackets() const {
+  ethtool_value value{.cmd = ETHTOOL_GTSO, .data = 0};
+  ifreq request{};
+  std::strcpy(request.ifr_name, kName);
+  request.ifr_data = reinterpret_cast<char*>(&value);
+  if (::ioctl(socket_.get(), SIOCETHTOOL, &request) != 0) ThrowErrno("ask for the tap's features");
+  return value.data != 0;
 }
 
 std::string TapNetwork::Receive() const {

@@ -26,6 +26,8 @@ class TapNetwork {
   std::string Receive() const;
   // Whether one is there now.
   bool HasFrame() const { return WaitForFrame(0); }
+  // Whether whoever holds the queues takes packets of TCP that are yet to be cut into segments.
+  bool TakesLargePackets() const;
 
  private:
   std::vector<OwnFd> queues_;
