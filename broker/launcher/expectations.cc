@@ -101,13 +101,14 @@ const std::vector<Expectation>& Table() {
        .tasks = {.fixed = 6, .per_queue = 1},
        .files = kMaxTapQueues,
        .counts_files = true,
-       // Of a pair's thread: its event loop, what stops that, its mailbox.
+       // Of a pair's thread: its event loop, what stops that, its mailbox, its alarm.
        .bounds = Join({kEveryChild,
                        kEveryDevice,
                        {{FdKind::kTap, 0, 0, 0, 0, 2},
                         {FdKind::kPacketRing, 1},  // instead of a tap
                         {FdKind::kEventfd, 16, 0, 0, 6},
                         {FdKind::kEpoll, 0, 0, 0, 1},
+                        {FdKind::kTimerfd, 0, 0, 0, 1},
                         {FdKind::kGuestMemory, 1}}})},
       {.kind = "usernet",
        .executable = "bulkhead-usernet",

@@ -6,13 +6,14 @@
 namespace bulkhead::device {
 namespace {
 
-enum Class : uint8_t { kReceive = 0, kMac = 1, kVlan = 2, kAnnounce = 3, kPairs = 4, kOffloads = 5 };
+enum Class : uint8_t { kReceive = 0, kMac = 1, kVlan = 2, kAnnounce = 3, kPairs = 4, kOffloads = 5, kCoalesce = 6 };
 enum ReceiveCommand : uint8_t { kPromiscuous = 0, kAllMulticast = 1 };
 enum MacCommand : uint8_t { kTableSet = 0, kAddressSet = 1 };
 enum VlanCommand : uint8_t { kVlanAdd = 0, kVlanRemove = 1 };
 enum AnnounceCommand : uint8_t { kAcknowledge = 0 };
 enum PairsCommand : uint8_t { kPairsSet = 0 };
 enum OffloadsCommand : uint8_t { kOffloadsSet = 0 };
+enum CoalesceCommand : uint8_t { kTransmitSet = 0, kReceiveSet = 1 };
 
 // As it lies in guest memory.
 struct Header {
@@ -117,6 +118,14 @@ bool ApplyOffloads(uint8_t command, Arguments& arguments, const ControlRules& ru
   return true;
 }
 
+bool ApplyCoalescing(uint8_t command, Arguments& arguments, ControlState& state) {
+  CoalesceLimits limits;
+  if (command > kReceiveSet || !arguments.Take(limits.max_packets) || !arguments.Take(limits.max_usecs)) return false;
+  if (limits.max_usecs > kMaxCoalesceUsecs) return false;
+  (command == kReceiveSet ? state.receive_coalescing : state.transmit_coalescing) = limits;
+  return true;
+}
+
 bool Apply(const Header& header, Arguments& arguments, const ControlRules& rules, ControlState& state) {
   switch (header.command_class) {
     case kReceive:
@@ -133,6 +142,8 @@ bool Apply(const Header& header, Arguments& arguments, const ControlRules& rules
       return ApplyPairs(header.command, arguments, rules, state.active_pairs);
     case kOffloads:
       return ApplyOffloads(header.command, arguments, rules, state.offloads_off);
+    case kCoalesce:
+      return rules.coalesce && ApplyCoalescing(header.command, arguments, state);
     default:
       return false;
   }

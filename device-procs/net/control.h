@@ -5,6 +5,7 @@
 #pragma once
 
 #include "device-procs/common/virtqueue.h"
+#include "device-procs/net/coalescer.h"
 #include "device-procs/net/receive_filter.h"
 
 namespace bulkhead::device {
@@ -18,15 +19,21 @@ struct ControlRules {
   bool any_mac = false;  // to one that is not the interface's own
   MacAddress own_mac{};
   uint16_t max_pairs = 1;  // 1: it cannot choose
+  bool coalesce = false;
   bool set_offloads = false;
   uint64_t guest_offloads = 0;  // feature bits of those that were negotiated
 };
+
+// A driver that wants to hear later than this does not want to hear.
+inline constexpr uint32_t kMaxCoalesceUsecs = 1'000'000;
 
 struct ControlState {
   ReceiveFilter filter;
   uint16_t active_pairs = 1;
   bool announcing = false;
   uint64_t offloads_off = 0;  // feature bits of those that the driver does without, though they were negotiated
+  CoalesceLimits receive_coalescing;
+  CoalesceLimits transmit_coalescing;
 
   bool operator==(const ControlState&) const = default;
 };

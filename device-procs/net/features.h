@@ -25,6 +25,7 @@ inline constexpr uint64_t kControlVlan = FeatureBit(19);
 inline constexpr uint64_t kAnnounce = FeatureBit(21);
 inline constexpr uint64_t kMultiQueue = FeatureBit(22);
 inline constexpr uint64_t kControlMac = FeatureBit(23);
+inline constexpr uint64_t kCoalescing = FeatureBit(53);
 
 // What packets on their way to the guest may be without: the driver can do without these again (§5.1.6.5.6.1).
 inline constexpr uint64_t kGuestOffloads = kGuestChecksum | kGuestTso4 | kGuestTso6 | kGuestEcn;

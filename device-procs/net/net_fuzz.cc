@@ -160,10 +160,18 @@ class Interface {
                              .set_mac = true,
                              .own_mac = kMac,
                              .max_pairs = input.Take<uint8_t>(),
+                             .coalesce = true,
                              .set_offloads = true,
                              .guest_offloads = features_ & net_feature::kGuestOffloads};
     while (control_.Pop(chain_)) {
-      if (ApplyControl(Memory(), chain_, rules, state_)) receiver_.SetFilter(state_.filter);
+      if (ApplyControl(Memory(), chain_, rules, state_)) {
+        receiver_.SetFilter(state_.filter);
+        receiver_.SetCoalescing(state_.receive_coalescing);
+        transmitter_.SetCoalescing(state_.transmit_coalescing);
+      }
+      for (const CoalesceLimits& limits : {state_.receive_coalescing, state_.transmit_coalescing}) {
+        Require(limits.max_usecs <= kMaxCoalesceUsecs);
+      }
       Require(state_.filter.unicast.size() <= kMaxFilteredMacs && state_.filter.multicast.size() <= kMaxFilteredMacs);
       Require(state_.active_pairs >= 1 && state_.active_pairs <= 255);
       Require((state_.offloads_off & ~rules.guest_offloads) == 0);

@@ -6,6 +6,11 @@
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("bulkhead::device::state");
 
+struct CoalesceState {
+  maxPackets @0 :UInt32;
+  maxMicroseconds @1 :UInt32;
+}
+
 struct NetState {
   version @0 :UInt16;          # 1
   mac @1 :Data;                # as the driver may have changed it
@@ -17,4 +22,6 @@ struct NetState {
   vlans @7 :Data;              # a bit for each of 4096; empty: none
   linkOff @8 :Bool;            # by the VM's user
   offloadsOff @9 :UInt64;      # feature bits of what was negotiated for receiving, and the driver does without
+  receiveCoalescing @10 :CoalesceState;    # of notifications, as the driver asked for; none is held back now
+  transmitCoalescing @11 :CoalesceState;
 }

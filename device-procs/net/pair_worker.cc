@@ -2,6 +2,7 @@
 #include "device-procs/net/pair_worker.h"
 
 #include <sys/epoll.h>
+#include <sys/timerfd.h>
 
 #include <algorithm>
 #include <utility>
@@ -12,7 +13,9 @@ PairWorker::PairWorker(PairWorkerParts parts)
     : parts_(std::move(parts)),
       receiver_(*parts_.memory, *parts_.port, *parts_.receive_throttle),
       transmitter_(*parts_.memory, *parts_.port, *parts_.guard, *parts_.transmit_throttle, parts_.log),
+      alarm_(::timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)),
       thread_(loop_, "queue" + std::to_string(parts_.index)) {
+  if (!alarm_.valid()) ThrowErrno("make a timer");
   // Edge-triggered, so that no count need be read and a packet that has to wait wakes nobody. What a kick asks for is
   // done by Drain, which every round of the loop begins with.
   loop_.Watch(parts_.transmit_kick, EPOLLIN | EPOLLET, [] {});
@@ -23,6 +26,7 @@ PairWorker::PairWorker(PairWorkerParts parts)
     receiver_.PortReadable();
     ServeReceiver();
   });
+  loop_.Watch(alarm_.get(), EPOLLIN | EPOLLET, [] {});
   loop_.SetPoller(this);
   thread_.Start();
 }
@@ -54,6 +58,13 @@ void PairWorker::SetLink(bool up) {
   });
 }
 
+void PairWorker::SetCoalescing(const CoalesceLimits& receive, const CoalesceLimits& transmit) {
+  thread_.Call([&] {
+    receiver_.SetCoalescing(receive);
+    transmitter_.SetCoalescing(transmit);
+  });
+}
+
 void PairWorker::SetFilter(const ReceiveFilter& filter) {
   thread_.Call([&] { receiver_.SetFilter(filter); });
 }
@@ -64,7 +75,23 @@ bool PairWorker::PrepareToSleep() {
   if (!serving_) return true;
   if (more_to_receive_ || more_to_send_) return false;
   const bool receive = receiver_.EnableKicks();
-  return !transmitter_.EnableKicks() && !receive;
+  if (transmitter_.EnableKicks() || receive) return false;
+  SetAlarm();
+  return true;
+}
+
+// For the interrupt that is due first; finer than the loop's own sleep.
+void PairWorker::SetAlarm() {
+  uint64_t due_ns = UINT64_MAX;
+  for (const uint64_t each : {receiver_.notification_due_ns(), transmitter_.notification_due_ns()}) {
+    if (each != 0) due_ns = std::min(due_ns, each);
+  }
+  if (due_ns == UINT64_MAX || due_ns == std::exchange(alarm_ns_, due_ns)) return;
+  constexpr uint64_t kSecondNs = 1'000'000'000;
+  const itimerspec when{.it_interval = {},
+                        .it_value = {.tv_sec = static_cast<time_t>(due_ns / kSecondNs),
+                                     .tv_nsec = static_cast<long>(due_ns % kSecondNs)}};
+  ::timerfd_settime(alarm_.get(), TFD_TIMER_ABSTIME, &when, nullptr);
 }
 
 int PairWorker::SleepMs() {

@@ -40,6 +40,7 @@ class PairWorker final : private Poller {
   void Stop();
   // While the link is down whatever the driver sends and whatever arrives is dropped. It is up at first.
   void SetLink(bool up);
+  void SetCoalescing(const CoalesceLimits& receive, const CoalesceLimits& transmit);
   void SetFilter(const ReceiveFilter& filter);
 
   const NetCounters& received() const { return receiver_.counters(); }
@@ -49,6 +50,7 @@ class PairWorker final : private Poller {
   void Drain() override;
   bool PrepareToSleep() override;
   int SleepMs() override;
+  void SetAlarm();
   void ServeReceiver();
   void Serve();
 
@@ -59,6 +61,8 @@ class PairWorker final : private Poller {
   bool more_to_receive_ = false;
   bool more_to_send_ = false;
   bool told_gone_ = false;
+  OwnFd alarm_;            // a timerfd
+  uint64_t alarm_ns_ = 0;  // what it was set to last
   EventLoop loop_;
   DeviceThread thread_;  // last: it uses the rest
 };

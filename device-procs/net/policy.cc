@@ -14,6 +14,7 @@ SyscallPolicy NetPolicy() {
   SyscallPolicy policy = RuntimePolicy();
   // Packets to the tap are the runtime's writev.
   policy.Allow(SYS_readv, "packets from the tap");
+  policy.Allow(SYS_timerfd_settime, "interrupts that the driver wants later; the timers exist already");
   policy.Allow(SYS_ioctl, "TUNSETOFFLOAD: what the driver takes over from the tap",
                {Equals(1, TUNSETOFFLOAD), MaskedEquals(2, ~kOffloads, 0)});
   policy.AllowIoctl(TUNSETQUEUE, "TUNSETQUEUE: which of its queues the tap spreads packets over");

@@ -30,6 +30,7 @@ void Receiver::Start(NetQueue queue, uint64_t features) {
 }
 
 void Receiver::End() {
+  notifier_.Flush();
   queue_.UndoPop(static_cast<uint16_t>(rooms_.size()));
   queue_ = {};
   rooms_.clear();
@@ -62,7 +63,7 @@ bool Receiver::Serve() {
     starved_ = packet_bytes_ != 0 && !Deliver();
     if (starved_) break;
   }
-  queue_.Signal();
+  notifier_.BatchDone();
   return left == 0;
 }
 
@@ -168,6 +169,7 @@ bool Receiver::Deliver() {
   head_.header.buffers = static_cast<uint16_t>(used_.size());
   CopyToRooms(0, std::as_bytes(std::span(&head_, 1)).first(std::min(packet_bytes_, sizeof head_)));
   queue_.Push(used_);
+  notifier_.PacketDone();
   rooms_.erase(rooms_.begin(), rooms_.begin() + static_cast<ptrdiff_t>(used_.size()));
   room_vectors_.erase(room_vectors_.begin(), room_vectors_.begin() + static_cast<ptrdiff_t>(vectors));
   counters_.packets.Add(1);

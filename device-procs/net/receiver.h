@@ -12,6 +12,7 @@
 #include "device-procs/net/backend.h"
 #include "device-procs/net/counters.h"
 #include "device-procs/net/net_queue.h"
+#include "device-procs/net/notifier.h"
 #include "device-procs/net/receive_filter.h"
 
 namespace bulkhead::device {
@@ -36,6 +37,9 @@ class Receiver {
   bool EnableKicks() { return starved_ && queue_.EnableKicks(); }
   // How long the throttle keeps it from the next packet, as Serve found.
   uint64_t throttled_ns() const { return throttled_ns_; }
+  void SetCoalescing(const CoalesceLimits& limits) { notifier_.SetLimits(limits); }
+  // When Serve has to be called again for an interrupt that is held back, by Throttle's clock; 0: it need not.
+  uint64_t notification_due_ns() const { return notifier_.due_ns(); }
   // The port's outside is gone.
   bool gone() const { return gone_; }
   const NetCounters& counters() const { return counters_; }
@@ -69,6 +73,7 @@ class Receiver {
   NetPort& port_;
   Throttle& throttle_;
   NetQueue queue_;
+  Notifier notifier_{queue_};
   Offloads offloads_;
   bool merges_ = false;
   ReceiveFilter filter_;

@@ -22,6 +22,11 @@ void Transmitter::Start(NetQueue queue, uint64_t features) {
   throttled_ns_ = 0;
 }
 
+void Transmitter::End() {
+  notifier_.Flush();
+  queue_ = {};
+}
+
 bool Transmitter::Serve() {
   throttled_ns_ = 0;
   if (!queue_.served()) return false;
@@ -32,9 +37,10 @@ bool Transmitter::Serve() {
     if (!queue_.Pop(chain_)) break;
     if (!link_up_ || !Send(chain_)) counters_.dropped.Add(1);
     queue_.Push({chain_.head, 0});
+    notifier_.PacketDone();
     --left;
   }
-  queue_.Signal();
+  notifier_.BatchDone();
   return left == 0;
 }
 

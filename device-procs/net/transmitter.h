@@ -12,6 +12,7 @@
 #include "device-procs/net/backend.h"
 #include "device-procs/net/counters.h"
 #include "device-procs/net/net_queue.h"
+#include "device-procs/net/notifier.h"
 #include "device-procs/net/source_guard.h"
 
 namespace bulkhead::device {
@@ -24,7 +25,7 @@ class Transmitter {
   Transmitter(const GuestMemory& memory, NetPort& port, const SourceGuard& guard, Throttle& throttle, Log log);
 
   void Start(NetQueue queue, uint64_t features);
-  void End() { queue_ = {}; }
+  void End();
   // Down: what the driver sends is lost.
   void SetLink(bool up) { link_up_ = up; }
 
@@ -34,6 +35,9 @@ class Transmitter {
   bool EnableKicks() { return throttled_ns_ == 0 && queue_.EnableKicks(); }
   // How long the throttle keeps it from the next packet, as Serve found.
   uint64_t throttled_ns() const { return throttled_ns_; }
+  void SetCoalescing(const CoalesceLimits& limits) { notifier_.SetLimits(limits); }
+  // When Serve has to be called again for an interrupt that is held back, by Throttle's clock; 0: it need not.
+  uint64_t notification_due_ns() const { return notifier_.due_ns(); }
   // The port's outside is gone.
   bool gone() const { return gone_; }
   const NetCounters& counters() const { return counters_; }
@@ -48,6 +52,7 @@ class Transmitter {
   Throttle& throttle_;
   const Log log_;
   NetQueue queue_;
+  Notifier notifier_{queue_};
   Offloads offloads_;
   bool link_up_ = true;
   uint64_t throttled_ns_ = 0;

@@ -74,8 +74,8 @@ VirtioNet::~VirtioNet() {
 
 uint64_t VirtioNet::OfferedFeatures() const {
   const uint64_t offloads = kChecksum | kHostTso4 | kHostTso6 | kHostEcn | kGuestOffloads | kControlGuestOffloads;
-  const uint64_t features =
-      kMtu | kMac | kMergeBuffers | kStatus | kControlQueue | kControlReceive | kControlVlan | kAnnounce | kControlMac;
+  const uint64_t features = kMtu | kMac | kMergeBuffers | kStatus | kControlQueue | kControlReceive | kControlVlan |
+                            kAnnounce | kControlMac | kCoalescing;
   return features | (backend_->has_offloads() ? offloads : 0) | (backend_->pair_count() > 1 ? kMultiQueue : 0);
 }
 
@@ -88,6 +88,7 @@ ControlRules VirtioNet::Rules() const {
           .any_mac = guard_.rules().any_mac,
           .own_mac = guard_.rules().mac,
           .max_pairs = has(kMultiQueue) ? backend_->pair_count() : uint16_t{1},
+          .coalesce = has(kCoalescing),
           .set_offloads = has(kControlGuestOffloads),
           .guest_offloads = negotiated_ & kGuestOffloads};
 }
@@ -213,7 +214,10 @@ void VirtioNet::ApplyState(ControlState state) {
   StopWorkers(same_offloads ? state_.active_pairs : 0);
   backend_->SetOffloads(ReceiveOffloads(ActiveFeatures()));
   backend_->SetActivePairs(state_.active_pairs);
-  for (const auto& worker : workers_) worker->SetFilter(state_.filter);
+  for (const auto& worker : workers_) {
+    worker->SetFilter(state_.filter);
+    worker->SetCoalescing(state_.receive_coalescing, state_.transmit_coalescing);
+  }
   StartWorkers();
 }
 
@@ -265,6 +269,15 @@ void VirtioNet::PortGone() {
   UpdateLink();
 }
 
+namespace {
+
+void SaveLimits(const CoalesceLimits& limits, state::CoalesceState::Builder out) {
+  out.setMaxPackets(limits.max_packets);
+  out.setMaxMicroseconds(limits.max_usecs);
+}
+
+}  // namespace
+
 void VirtioNet::SaveDevice(capnp::AnyPointer::Builder state) const {
   auto out = state.initAs<state::NetState>();
   const ReceiveFilter& filter = state_.filter;
@@ -281,6 +294,8 @@ void VirtioNet::SaveDevice(capnp::AnyPointer::Builder state) const {
   table(filter.multicast, out.initMulticast(static_cast<unsigned>(filter.multicast.size())));
   out.setLinkOff(!link_on_);
   out.setOffloadsOff(state_.offloads_off);
+  SaveLimits(state_.receive_coalescing, out.initReceiveCoalescing());
+  SaveLimits(state_.transmit_coalescing, out.initTransmitCoalescing());
   if (filter.vlans.none()) return;
   auto vlans = out.initVlans(kVlans / 8);
   for (size_t vlan = 0; vlan < kVlans; ++vlan) {
@@ -289,6 +304,11 @@ void VirtioNet::SaveDevice(capnp::AnyPointer::Builder state) const {
 }
 
 namespace {
+
+bool TakeLimits(state::CoalesceState::Reader from, CoalesceLimits& limits) {
+  limits = {.max_packets = from.getMaxPackets(), .max_usecs = from.getMaxMicroseconds()};
+  return limits.max_usecs <= kMaxCoalesceUsecs;
+}
 
 bool TakeMac(capnp::Data::Reader from, MacAddress& mac) {
   if (from.size() != mac.size()) return false;
@@ -324,7 +344,9 @@ Result<void> VirtioNet::RestoreDevice(capnp::AnyPointer::Reader state) {
   if (!TakeMac(from.getMac(), filter.mac) || !TakeMacs(from.getUnicast(), filter.unicast) ||
       !TakeMacs(from.getMulticast(), filter.multicast) || !TakeVlans(from.getVlans(), filter.vlans) ||
       restored.active_pairs == 0 || restored.active_pairs > backend_->pair_count() ||
-      (restored.offloads_off & ~kGuestOffloads) != 0) {
+      (restored.offloads_off & ~kGuestOffloads) != 0 ||
+      !TakeLimits(from.getReceiveCoalescing(), restored.receive_coalescing) ||
+      !TakeLimits(from.getTransmitCoalescing(), restored.transmit_coalescing)) {
     return Error{EPROTO, "saved state of a network interface is not one that an interface can have"};
   }
   if (filter.mac != guard_.rules().mac && !guard_.rules().any_mac) {

@@ -402,6 +402,78 @@ TEST_F(VirtioNetTest, OffloadsThatTheDriverDoesWithoutAreSaved) {
   EXPECT_FALSE(other.function().function().Restore(state.asReader()).ok()) << "none that can be done without";
 }
 
+TEST_F(VirtioNetTest, InterruptsAreHeldBackAsTheDriverAsksFor) {
+  net_.SetUp(kControl | kCoalescing);
+  EXPECT_EQ(net_.Control(Command(6, 0, Bytes(100u) + Bytes(kMaxCoalesceUsecs))), 0);
+  (void)net_.function().Interrupts(2);
+  for (int i = 0; i < 100; ++i) net_.Send(Packet({}, TestFrame(100)));
+  uint64_t interrupts = 0;
+  net_.WaitUntil([&] { return (interrupts += net_.function().Interrupts(2)) != 0; });
+  // As many as seconds that this took.
+  EXPECT_LT(interrupts, 50u);
+}
+
+TEST_F(VirtioNetTest, AnInterruptThatIsHeldBackComesInTheEnd) {
+  net_.SetUp(kControl | kCoalescing);
+  for (int command : {0, 1}) EXPECT_EQ(net_.Control(Command(6, command, Bytes(100u) + Bytes(500u))), 0);
+  for (int i = 0; i < 3; ++i) {
+    net_.Send(Packet({}, TestFrame(100)));
+    net_.WaitUntil([&] { return net_.function().Interrupts(2) != 0; });
+    Post({2000});
+    net_.port().Arrive(Packet({}, TestFrame(60)));
+    net_.WaitUntil([&] { return net_.function().Interrupts(1) != 0; });
+  }
+}
+
+TEST_F(VirtioNetTest, APauseAndOtherLimitsHoldNothingBack) {
+  net_.SetUp(kControl | kCoalescing);
+  const std::string late = Bytes(100u) + Bytes(kMaxCoalesceUsecs);
+  EXPECT_EQ(net_.Control(Command(6, 0, late)), 0);
+  net_.Send(Packet({}, TestFrame(100)));
+  EXPECT_EQ(net_.Control(Command(6, 0, Bytes(0u) + Bytes(0u))), 0);
+  EXPECT_EQ(net_.function().Interrupts(2), 1u);
+  EXPECT_EQ(net_.Control(Command(6, 1, late)), 0);
+  Post({2000});
+  net_.port().Arrive(Packet({}, TestFrame(60)));
+  net_.Wait(kReceive);
+  net_.function().function().Pause();
+  EXPECT_EQ(net_.function().Interrupts(1), 1u);
+}
+
+TEST_F(VirtioNetTest, CoalescingThatCannotBeIsRefused) {
+  net_.SetUp(kControl | kCoalescing);
+  for (const std::string& command :
+       {Command(6, 2, Bytes(1u) + Bytes(1u)), Command(6, 0, Bytes(1u)), Command(6, 0, Bytes(1u) + Bytes(1u) + "x"),
+        Command(6, 1, Bytes(1u) + Bytes(kMaxCoalesceUsecs + 1))}) {
+    EXPECT_EQ(net_.Control(command), 1) << testing::PrintToString(command);
+  }
+  net_.SetUp(kControl);
+  EXPECT_EQ(net_.Control(Command(6, 0, Bytes(1u) + Bytes(1u))), 1) << "not negotiated";
+}
+
+TEST_F(VirtioNetTest, CoalescingIsSaved) {
+  net_.SetUp(kControl | kCoalescing);
+  EXPECT_EQ(net_.Control(Command(6, 0, Bytes(3u) + Bytes(4u))), 0);
+  EXPECT_EQ(net_.Control(Command(6, 1, Bytes(5u) + Bytes(6u))), 0);
+  net_.function().function().Pause();
+  NetDriver other(memory_, 2);
+  other.function().function().Pause();
+  // And again by whoever has restored it.
+  capnp::MallocMessageBuilder first, second;
+  auto state = first.getRoot<capnp::AnyPointer>(), again = second.getRoot<capnp::AnyPointer>();
+  net_.function().function().Save(state);
+  const auto restored = other.function().function().Restore(state.asReader());
+  ASSERT_TRUE(restored.ok()) << restored.error().message;
+  other.function().function().Save(again);
+  auto saved = again.getAs<state::VirtioState>().getDevice().getAs<state::NetState>();
+  EXPECT_EQ(saved.getTransmitCoalescing().getMaxPackets(), 3u);
+  EXPECT_EQ(saved.getTransmitCoalescing().getMaxMicroseconds(), 4u);
+  EXPECT_EQ(saved.getReceiveCoalescing().getMaxPackets(), 5u);
+  EXPECT_EQ(saved.getReceiveCoalescing().getMaxMicroseconds(), 6u);
+  saved.getReceiveCoalescing().setMaxMicroseconds(kMaxCoalesceUsecs + 1);
+  EXPECT_FALSE(other.function().function().Restore(again.asReader()).ok());
+}
+
 TEST_F(VirtioNetTest, PairsAreServedOnceTheyAreAskedFor) {
   net_.SetUp(kControl | kMultiQueue);
   EXPECT_EQ(net_.backend().active_pairs(), 1);

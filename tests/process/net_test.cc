@@ -196,7 +196,7 @@ class NetOnALinkTest : public testing::Test {
         sent_(&link_->to_outside),
         arriving_(&link_->to_net),
         function_(*process_) {
-    function_.Start(FeatureBit(15) | FeatureBit(16) | FeatureBit(17), 3);
+    function_.Start(FeatureBit(15) | FeatureBit(16) | FeatureBit(17) | FeatureBit(53), 3);
   }
   std::string TakeSent() {
     std::string frame(2000, 0);
@@ -233,6 +233,15 @@ TEST_F(NetOnALinkTest, CarriesPacketsBothWays) {
 
 TEST_F(NetOnALinkTest, HasNoOffloadsToDoWithout) {
   EXPECT_EQ(function_.DeviceFeatures() & (kOffloads | FeatureBit(2)), 0u);
+}
+
+TEST_F(NetOnALinkTest, AnInterruptThatItHoldsBackComesInTheEnd) {
+  // 255 packets or 16 ms.
+  EXPECT_EQ(function_.Control(2, {6, 0, '\xFF', 0, 0, 0, 0, '\x40', 0, 0}), 0);
+  for (int i = 0; i < 3; ++i) {
+    function_.Send(TestFrame(600, kHost, kGuest));
+    EXPECT_EQ(TakeSent(), TestFrame(600, kHost, kGuest));
+  }
 }
 
 TEST_F(NetOnALinkTest, ReportsWhatItCarried) {
