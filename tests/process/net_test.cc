@@ -3,6 +3,13 @@
 #include <gtest/gtest.h>
 #include <sys/ioctl.h>
 
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <thread>
+
 #include "device-procs/common/virtio_pci_registers.h"
 #include "device-procs/common/virtqueue_driver.h"
 #include "ipc/packet_ring.h"
@@ -45,10 +52,10 @@ class NetFunction final : public device::test::FunctionRegisters {
  public:
   explicit NetFunction(DeviceProcess& process) : process_(process) {}
 
-  void Start(uint64_t features, uint16_t queues) {
+  void Start(uint64_t features, uint16_t queues, uint16_t queue_size = kQueueSize) {
     ASSERT_TRUE(Negotiate(device::test::kVersion1 | features));
     for (uint16_t i = 0; i < queues; ++i) {
-      queues_.push_back(std::make_unique<QueueDriver>(process_.memory(), Gpa{0x10000u + 0x1000u * i}, kQueueSize));
+      queues_.push_back(std::make_unique<QueueDriver>(process_.memory(), Gpa{0x10000u + 0x2000u * i}, queue_size));
       SetUpQueue(i, queues_.back()->layout());
     }
     EnableMsix(static_cast<uint16_t>(queues + 1));
@@ -58,6 +65,17 @@ class NetFunction final : public device::test::FunctionRegisters {
   Used Wait(uint16_t index) {
     EXPECT_TRUE(process_.AwaitInterrupt(index + 1u));
     return queue(index).TakeUsed().value_or(Used{});
+  }
+  // Until so many are used; false if one is missing.
+  bool WaitFor(uint16_t index, unsigned count) {
+    for (unsigned used = 0; used < count;) {
+      if (queue(index).TakeUsed()) {
+        ++used;
+      } else if (!process_.AwaitInterrupt(index + 1u)) {
+        return false;
+      }
+    }
+    return true;
   }
   void Send(const std::string& frame, uint16_t pair = 0) {
     const auto index = static_cast<uint16_t>(2 * pair + 1);
@@ -165,6 +183,98 @@ TEST_F(NetProcessTest, WhatTheDriverDoesWithoutTheHostDoesBeforeTheTap) {
   EXPECT_EQ(offloads(1 << 1 | 1 << 7), 0);
   EXPECT_TRUE(network.TakesLargePackets());
   EXPECT_EQ(offloads(1 << 0), 1);
+}
+
+// Small packets with sequence numbers, in batches both ways: of a batch, none can be lost for want of room.
+class PacketStorm {
+ public:
+  static constexpr unsigned kBatch = 100;
+  static constexpr uint16_t kQueueSize = 256;
+
+  PacketStorm(DeviceProcess& process, NetFunction& function, TapNetwork& network)
+      : process_(process), function_(function), network_(network) {}
+
+  // Whether all of one batch each way arrived, in order and as they were.
+  bool Batch() {
+    std::string expected = TestFrame(kFrameBytes, kHost, kGuest);
+    for (unsigned i = 0; i < kBatch; ++i) {
+      const Gpa at = kData + kSpace * i;
+      function_.queue(1).PutText(at, std::string(kHeader, '\0') + Number(expected, sequence_ + i));
+      function_.queue(1).Add({{at, kHeader + kFrameBytes}});
+    }
+    process_.Kick(1);
+    if (!function_.WaitFor(1, kBatch)) return false;
+    for (unsigned i = 0; i < kBatch; ++i) {
+      if (network_.Receive() != Number(expected, sequence_ + i)) return false;
+    }
+
+    for (unsigned i = 0; i < kBatch; ++i) function_.queue(0).Add({{kData + kSpace * i, kSpace, true}});
+    process_.Kick(0);
+    expected = TestFrame(kFrameBytes, kGuest, kHost);
+    for (unsigned i = 0; i < kBatch; ++i) network_.Send(Number(expected, sequence_ + i));
+    if (!function_.WaitFor(0, kBatch)) return false;
+    for (unsigned i = 0; i < kBatch; ++i) {
+      if (function_.queue(0).GetText(kData + kSpace * i + kHeader, kFrameBytes) != Number(expected, sequence_ + i)) {
+        return false;
+      }
+    }
+    sequence_ += kBatch;
+    return true;
+  }
+  uint32_t sequence() const { return sequence_; }
+
+ private:
+  static constexpr uint32_t kFrameBytes = 60;
+  static constexpr uint32_t kSpace = 256;
+  static const std::string& Number(std::string& frame, uint32_t sequence) {
+    std::memcpy(&frame[14], &sequence, sizeof sequence);
+    return frame;
+  }
+
+  DeviceProcess& process_;
+  NetFunction& function_;
+  TapNetwork& network_;
+  uint32_t sequence_ = 0;
+};
+
+// What a process has: KiB of memory of its own, and descriptors.
+struct Belongings {
+  uint64_t kib = 0;
+  size_t descriptors = 0;
+};
+
+Belongings BelongingsOf(pid_t pid) {
+  const std::filesystem::path proc = "/proc/" + std::to_string(pid);
+  Belongings out;
+  std::ifstream rollup(proc / "smaps_rollup");
+  for (std::string word; rollup >> word;) {
+    if (word == "Anonymous:") rollup >> out.kib;
+  }
+  const std::filesystem::directory_iterator descriptors(proc / "fd");
+  out.descriptors = static_cast<size_t>(std::distance(begin(descriptors), end(descriptors)));
+  return out;
+}
+
+// Paced, not timed: where a machine is slower, it takes longer.
+TEST_F(NetProcessTest, AHundredThousandSmallPacketsASecondLeaveNothingBehind) {
+  constexpr uint32_t kPackets = 500'000;  // each way
+  constexpr auto kInterval = std::chrono::milliseconds(2);
+  TapNetwork network(1);
+  DeviceProcess process(*io_, Net(network));
+  NetFunction function(process);
+  function.Start(kFeatures & ~FeatureBit(22), 3, PacketStorm::kQueueSize);
+  PacketStorm storm(process, function, network);
+  // Whatever it gets once, it has then.
+  while (storm.sequence() < kPackets / 50) ASSERT_TRUE(storm.Batch()) << storm.sequence();
+  const Belongings before = BelongingsOf(process.pid());
+  ASSERT_GT(before.kib, 0u);
+  for (auto next = std::chrono::steady_clock::now(); storm.sequence() < kPackets; next += kInterval) {
+    std::this_thread::sleep_until(next);
+    ASSERT_TRUE(storm.Batch()) << storm.sequence();
+  }
+  const Belongings after = BelongingsOf(process.pid());
+  EXPECT_EQ(after.descriptors, before.descriptors);
+  EXPECT_LE(after.kib, before.kib);
 }
 
 TEST_F(NetProcessTest, EndsWithItsBroker) {

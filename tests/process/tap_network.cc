@@ -102,10 +102,9 @@ bool TapNetwork::TakesLargePackets() const {
 
 std::string TapNetwork::Receive() const {
   if (!WaitForFrame(kHangMs)) return "";
-  std::string frame(70'000, '\0');
-  const ssize_t bytes = ::recv(socket_.get(), frame.data(), frame.size(), 0);
-  frame.resize(bytes > 0 ? static_cast<size_t>(bytes) : 0);
-  return frame;
+  char frame[70'000];
+  const ssize_t bytes = ::recv(socket_.get(), frame, sizeof frame, 0);
+  return {frame, bytes > 0 ? static_cast<size_t>(bytes) : 0};
 }
 
 std::string TestFrame(size_t bytes, uint8_t to, uint8_t from) {
