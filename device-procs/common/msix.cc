@@ -106,6 +106,11 @@ void Msix::Signal(uint16_t vector) {
   }
 }
 
+int Msix::DirectFd(uint16_t vector) const {
+  std::lock_guard lock(mutex_);
+  return vector < interrupts_.size() && Deliverable(vector) ? interrupts_[vector].get() : -1;
+}
+
 Msix::State Msix::Save() const {
   std::lock_guard lock(mutex_);
   return state_;

@@ -42,6 +42,8 @@ class Msix {
   // Interrupts the guest through a vector, now or when it is unmasked. A vector that does not exist is
   // VIRTIO_MSI_NO_VECTOR: nothing happens. Nothing happens either while MSI-X is not enabled.
   void Signal(uint16_t vector);
+  // The eventfd that alone is enough for that now; -1: none is, and Signal says what becomes of an interrupt.
+  int DirectFd(uint16_t vector) const;
 
   State Save() const;
   // EINVAL where the state is of another number of vectors.

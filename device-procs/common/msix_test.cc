@@ -105,6 +105,20 @@ TEST_F(MsixTest, VectorThatDoesNotExistIsIgnored) {
   EXPECT_EQ(msix_.ReadPending(0, 8), 0u);
 }
 
+TEST_F(MsixTest, SomebodyElseMaySignalAVectorWhileItIsDeliverable) {
+  EXPECT_EQ(msix_.DirectFd(0), -1) << "masked";
+  Unmask(0);
+  const int direct = msix_.DirectFd(0);
+  ASSERT_GE(direct, 0);
+  SignalEventFd(direct);
+  EXPECT_EQ(Interrupts(0), 1u);
+  msix_.SetControl(true, true);
+  EXPECT_EQ(msix_.DirectFd(0), -1);
+  msix_.SetControl(false, false);
+  EXPECT_EQ(msix_.DirectFd(0), -1);
+  EXPECT_EQ(msix_.DirectFd(0xFFFF), -1);
+}
+
 TEST_F(MsixTest, RouteIsAnnouncedWhenUnmaskedAndWhenChangedUnmasked) {
   EXPECT_FALSE(msix_.WriteTable(0, 4, 0xFEE0'0000)) << "masked: nobody needs to know yet";
   EXPECT_FALSE(msix_.WriteTable(8, 4, 0x30));

@@ -29,6 +29,9 @@ class VirtioTransport {
   // Interrupts for used buffers and for configuration changes (§2.9, §2.4). Any thread.
   virtual void SignalQueue(uint16_t index) = 0;
   virtual void SignalConfigChange() = 0;
+  // For a queue that the kernel serves: the eventfd that interrupts the guest for its used buffers as SignalQueue
+  // would, until the device hears of InterruptsChanged; -1: only SignalQueue does.
+  virtual int InterruptFd(uint16_t /*index*/) const { return -1; }
   // The driver broke the protocol: DEVICE_NEEDS_RESET (§2.1.1). Any thread.
   virtual void MarkNeedsReset() = 0;
 };
@@ -54,6 +57,8 @@ class VirtioDevice {
   virtual void ProcessQueue(uint16_t index) = 0;
   // True: the device waits for its kick eventfds itself, and ProcessQueue means "look at the queue now".
   virtual bool OwnsKicks() const { return false; }
+  // The driver chose other vectors, or masked or unmasked some; only while active.
+  virtual void InterruptsChanged() {}
 
   // When Pause returns nothing is in flight and guest memory is left alone until Resume; a device that does all its
   // work inside ProcessQueue has nothing to do.

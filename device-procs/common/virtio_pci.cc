@@ -194,6 +194,7 @@ WriteEffect VirtioPci::WriteConfigSpace(uint64_t offset, uint8_t width, uint64_t
   }
   const uint8_t control = config_space_.Byte(msix_capability_ + 3u);
   msix_.SetControl((control & 0x80) != 0, (control & 0x40) != 0);
+  InterruptsChanged();
   const PciDecode after = config_space_.Decode();
   WriteEffect effect;
   if (after.memory_enabled != before.memory_enabled || after.bar0_address != before.bar0_address) effect.decode = after;
@@ -231,6 +232,7 @@ WriteEffect VirtioPci::WriteBar(uint64_t offset, uint8_t width, uint64_t value) 
     }
   } else if (Inside(offset, layout::kMsixTable, layout::kMsixPba - layout::kMsixTable)) {
     effect.route = msix_.WriteTable(offset - layout::kMsixTable, width, value);
+    InterruptsChanged();
   } else if (offset >= layout::kNotify) {
     // Most kicks arrive through their eventfd; this one came as an exit.
     const uint64_t index = (offset - layout::kNotify) / layout::kNotifyMultiplier;
@@ -309,6 +311,7 @@ void VirtioPci::WriteCommon(uint64_t offset, uint8_t width, uint64_t value) {
 void VirtioPci::WriteQueueField(QueueRegisters& queue, uint64_t offset, uint8_t width, uint64_t value) {
   if (offset == kQueueVector && width == 2) {
     queue.vector = CheckedVector(value);
+    InterruptsChanged();
     return;
   }
   if (queue.enabled) return;  // the driver may not move a queue that is enabled (§4.1.4.3.2)
@@ -394,6 +397,10 @@ void VirtioPci::Reset() {
     queue.enabled = false;
     queue.vector = kNoVector;
   }
+}
+
+void VirtioPci::InterruptsChanged() {
+  if (active_) device_->InterruptsChanged();
 }
 
 void VirtioPci::Kicked(uint16_t index) {

@@ -43,6 +43,7 @@ class VirtioPci final : public DeviceModel, public VirtioTransport {
   int KickFd(uint16_t index) const override { return kicks_[index].get(); }
   void SignalQueue(uint16_t index) override;
   void SignalConfigChange() override;
+  int InterruptFd(uint16_t index) const override { return msix_.DirectFd(queues_[index].vector); }
   void MarkNeedsReset() override;
 
  private:
@@ -67,6 +68,7 @@ class VirtioPci final : public DeviceModel, public VirtioTransport {
   bool WantsActive() const;
   void Activate();
   void Reset();
+  void InterruptsChanged();
   void Kicked(uint16_t index);
   void ProcessAllQueues();
   uint64_t OfferedFeatures() const;

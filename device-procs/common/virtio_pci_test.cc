@@ -62,6 +62,7 @@ class FakeDevice final : public VirtioDevice {
     if (*queue->NeedsInterrupt()) transport_->SignalQueue(index);
   }
   bool OwnsKicks() const override { return owns_kicks_; }
+  void InterruptsChanged() override { calls += "interrupts "; }
   void Pause() override { calls += "pause "; }
   void Resume() override { calls += "resume "; }
   void SaveDevice(capnp::AnyPointer::Builder state) const override { state.setAs<capnp::Text>("own"); }
@@ -379,7 +380,7 @@ TEST_F(VirtioPciTest, QueueEnabledAfterDriverOkDoesNotCount) {
   EXPECT_EQ(Bar(0x1C, 2), 0u);
   driver_->function().Resume();
   driver_->Kick(0);
-  EXPECT_EQ(device_->TakeCalls(), "activate resume ");
+  EXPECT_EQ(device_->TakeCalls(), "activate interrupts resume ");
 }
 
 TEST_F(VirtioPciTest, QueueOutsideOfMemoryNeedsReset) {
@@ -546,6 +547,31 @@ TEST_F(VirtioPciStateTest, StateOfTheWrongShapeIsAnErrorAndNoCrash) {
   message_->getRoot<capnp::AnyPointer>().setAs<capnp::Text>("not a struct");
   EXPECT_FALSE(Restores());
   BringUp();
+}
+
+// For a queue that the kernel serves.
+TEST_F(VirtioPciTest, ADeviceHearsOfEachChangeOfWhatMayInterrupt) {
+  BringUp();
+  const int direct = device_->transport().InterruptFd(0);
+  ASSERT_GE(direct, 0);
+  SignalEventFd(direct);
+  EXPECT_EQ(driver_->Interrupts(1), 1u);
+  driver_->Mask(1);
+  EXPECT_EQ(device_->TakeCalls(), "interrupts ");
+  EXPECT_EQ(device_->transport().InterruptFd(0), -1);
+  EXPECT_GE(device_->transport().InterruptFd(1), 0);
+  driver_->Unmask(1);
+  driver_->WriteConfig(driver_->FindCapability(0x11) + 2u, 2, 0xC000);
+  EXPECT_EQ(device_->TakeCalls(), "interrupts interrupts ");
+  EXPECT_EQ(device_->transport().InterruptFd(0), -1);
+  driver_->WriteConfig(driver_->FindCapability(0x11) + 2u, 2, 0x8000);
+  driver_->WriteBar(0x16, 2, 0);
+  driver_->WriteBar(0x1A, 2, 0xFFFF);
+  EXPECT_EQ(device_->TakeCalls(), "interrupts interrupts ");
+  EXPECT_EQ(device_->transport().InterruptFd(0), -1);
+  driver_->SetStatus(0);
+  driver_->Mask(1);
+  EXPECT_EQ(device_->TakeCalls(), "deactivate ");
 }
 
 }  // namespace

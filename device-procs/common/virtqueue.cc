@@ -220,6 +220,22 @@ Result<void> Virtqueue::DisableKicks() {
   return memory_->StoreRelease16(layout_.used + kFlagsOffset, kNoNotify);
 }
 
+Result<QueueAddresses> Virtqueue::Addresses() const {
+  std::vector<iovec> pieces;
+  for (const auto& [at, bytes] :
+       {std::pair{layout_.descriptors, kDescriptorBytes * layout_.size},
+        std::pair{layout_.available, AvailableBytes(layout_.size)}, std::pair{layout_.used, UsedBytes(layout_.size)}}) {
+    if (auto found = memory_->Translate(at, bytes, pieces); !found.ok()) return found.error();
+  }
+  if (pieces.size() != 3) return Broken("queue does not lie in one piece");
+  return QueueAddresses{pieces[0].iov_base, pieces[1].iov_base, pieces[2].iov_base};
+}
+
+void Virtqueue::MoveTo(QueuePosition position) {
+  next_available_ = position.next_available;
+  next_used_ = signalled_used_ = position.next_used;
+}
+
 uint64_t TotalBytes(std::span<const Piece> pieces) {
   uint64_t total = 0;
   for (const Piece& piece : pieces) total += piece.length_bytes;

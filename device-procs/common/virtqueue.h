@@ -29,6 +29,13 @@ struct QueuePosition {
   uint16_t next_used = 0;
 };
 
+// Its three parts as they lie in this process.
+struct QueueAddresses {
+  void* descriptors = nullptr;
+  void* available = nullptr;
+  void* used = nullptr;
+};
+
 // A chain on its way back to the driver.
 struct UsedChain {
   uint16_t head = 0;
@@ -75,6 +82,11 @@ class Virtqueue {
 
   const QueueLayout& layout() const { return layout_; }
   QueuePosition position() const { return {next_available_, next_used_}; }
+
+  // For a queue that the kernel serves in this one's place (vhost): where it lies, EPROTO where a part of it is not in
+  // one piece; and, when that is over, how far it came.
+  Result<QueueAddresses> Addresses() const;
+  void MoveTo(QueuePosition position);
 
  private:
   struct Descriptor;

@@ -413,5 +413,38 @@ TEST_F(PiecesTest, TranslationNamesTheSameBytes) {
   EXPECT_EQ(OrThrow(memory_.ReadObject<uint32_t>(Gpa{0x1FFE})), 0x5A5A5A5Au);
 }
 
+// The kernel is told of a queue in addresses of this process.
+TEST(Virtqueue, LiesWhereGuestMemoryIsMapped) {
+  const GuestMemory memory = test::MakeGuestMemory(1 << 20);
+  const test::QueueDriver driver(memory, Gpa{0x3000}, 8);
+  const QueueAddresses found = OrThrow(OrThrow(Virtqueue::Create(memory, driver.layout())).Addresses());
+  std::byte* const base = memory.mappings()[0].host;
+  EXPECT_EQ(found.descriptors, base + 0x3000);
+  EXPECT_EQ(found.available, base + driver.layout().available.value);
+  EXPECT_EQ(found.used, base + driver.layout().used.value);
+}
+
+TEST(Virtqueue, OneThatLiesInTwoRegionsIsInNoOnePiece) {
+  const OwnFd file = OrThrow(MakeSealedMemory("test-guest", 0x4000));
+  const std::array regions{MemoryRegion{Gpa{0}, 0x2000, 0x2000}, MemoryRegion{Gpa{0x2000}, 0x2000, 0}};
+  const GuestMemory memory = OrThrow(GuestMemory::Map(file.get(), regions));
+  const test::QueueDriver driver(memory, Gpa{0x2000 - 64}, 8);
+  EXPECT_FALSE(OrThrow(Virtqueue::Create(memory, driver.layout())).Addresses().ok());
+}
+
+TEST(Virtqueue, GoesOnWhereTheKernelStopped) {
+  const GuestMemory memory = test::MakeGuestMemory(1 << 20);
+  test::QueueDriver driver(memory, Gpa{0x3000}, 8);
+  Virtqueue queue = OrThrow(Virtqueue::Create(memory, driver.layout()));
+  driver.Add({{Gpa{0x8000}, 1}});
+  const uint16_t second = driver.Add({{Gpa{0x8000}, 2}});
+  queue.MoveTo({1, 1});
+  Chain chain;
+  ASSERT_TRUE(OrThrow(queue.Pop(chain)));
+  EXPECT_EQ(chain.head, second);
+  EXPECT_TRUE(queue.Push(chain.head, 0).ok());
+  EXPECT_EQ(driver.UsedIndex(), 2);
+}
+
 }  // namespace
 }  // namespace bulkhead::device
