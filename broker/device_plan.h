@@ -61,6 +61,8 @@ struct DevicePlan {
   std::vector<PlannedFunction> functions;
   std::vector<PlannedLine> lines;
   std::vector<OwnFd> files;
+  // Given after `files`, and not kept: kernel objects that must end with the process.
+  std::vector<OwnFd> given_away;
   std::unique_ptr<capnp::MallocMessageBuilder> settings;
   bool uses_guest_memory = false;
   bool controls_machine = false;

@@ -22,15 +22,18 @@ void FillTraffic(const NetTraffic& traffic, control::NetTraffic::Builder out) {
 NetInquiry::Answer Take(control::NetReport::Reader from) {
   // On the wire it is any number.
   if (from.getLink() > control::LinkState::DOWN) return std::nullopt;
-  return NetFigures{.link = from.getLink(), .received = Take(from.getReceived()), .sent = Take(from.getSent())};
+  NetFigures figures{.link = from.getLink(), .received = {}, .sent = {}};
+  if (from.hasReceived()) figures.received = Take(from.getReceived());
+  if (from.hasSent()) figures.sent = Take(from.getSent());
+  return figures;
 }
 
 }  // namespace
 
 void NetFigures::Fill(control::NetReport::Builder out) const {
   out.setLink(link);
-  FillTraffic(received, out.initReceived());
-  FillTraffic(sent, out.initSent());
+  if (received) FillTraffic(*received, out.initReceived());
+  if (sent) FillTraffic(*sent, out.initSent());
 }
 
 kj::Promise<NetInquiry::Answer> NetInquiry::Ask(control::Device::Client device) {

@@ -21,8 +21,8 @@ struct NetTraffic {
 
 struct NetFigures {
   control::LinkState link = control::LinkState::UP;
-  NetTraffic received;
-  NetTraffic sent;
+  std::optional<NetTraffic> received;  // where the process counts
+  std::optional<NetTraffic> sent;
 
   void Fill(control::NetReport::Builder out) const;
 };

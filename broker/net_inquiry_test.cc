@@ -64,10 +64,10 @@ TEST_F(NetInquiryTest, TakesTheNumbers) {
     const auto answer = Ask();
     ASSERT_TRUE(answer);
     EXPECT_EQ(answer->link, LinkState::GONE);
-    EXPECT_EQ(answer->received.bytes, ~uint64_t{0});
-    EXPECT_EQ(answer->sent.packets, 1u);
-    EXPECT_EQ(answer->sent.dropped, 2u);
-    EXPECT_EQ(answer->sent.refused, 3u);
+    EXPECT_EQ(answer->received->bytes, ~uint64_t{0});
+    EXPECT_EQ(answer->sent->packets, 1u);
+    EXPECT_EQ(answer->sent->dropped, 2u);
+    EXPECT_EQ(answer->sent->refused, 3u);
   }
 }
 
@@ -86,7 +86,7 @@ TEST_F(NetInquiryTest, OneThatHangsIsWaitedForOnlySoLongAndAskedOnce) {
   behaviour_->release->fulfill();
   const auto answer = late.wait(io_->waitScope);
   ASSERT_TRUE(answer);
-  EXPECT_EQ(answer->sent.packets, 5u);
+  EXPECT_EQ(answer->sent->packets, 5u);
   behaviour_->hangs = false;
   EXPECT_TRUE(Ask());
   EXPECT_EQ(behaviour_->calls, 2);

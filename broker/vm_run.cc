@@ -350,13 +350,24 @@ void VmRun::FillMemory(control::MemoryGrant::Builder out) const {
   }
 }
 
+namespace {
+
+void FillFiles(DevicePlan& plan, control::DeviceGrants::Builder out) {
+  const auto kept = static_cast<unsigned>(plan.files.size()), given = static_cast<unsigned>(plan.given_away.size());
+  auto files = out.initFiles(kept + given);
+  for (unsigned i = 0; i < kept; ++i) files.set(i, ShareFile(plan.files[i].get()));
+  for (unsigned i = 0; i < given; ++i) files.set(kept + i, MakeFile(std::move(plan.given_away[i])));
+  plan.given_away.clear();
+}
+
+}  // namespace
+
 void VmRun::FillDeviceGrants(size_t index, control::DeviceGrants::Builder out) {
   const DeviceProcess& process = devices_[index];
-  const DevicePlan& plan = *process.plan;
+  DevicePlan& plan = *process.plan;
   process.wiring->Describe(out.initWiring());
   if (plan.uses_guest_memory) FillMemory(out.initMemory());
-  auto files = out.initFiles(static_cast<unsigned>(plan.files.size()));
-  for (unsigned i = 0; i < plan.files.size(); ++i) files.set(i, ShareFile(plan.files[i].get()));
+  FillFiles(plan, out);
   if (plan.settings) out.getSettings().set(plan.settings->getRoot<capnp::AnyPointer>().asReader());
   if (plan.controls_machine) out.setMachine(kj::heap<MachineControlServer>(self_.Get()));
   out.setSpinNs(kExitSpinNs);

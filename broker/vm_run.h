@@ -70,7 +70,7 @@ class VmRun {
   class RunnerHostServer;
   class MachineControlServer;
   struct DeviceProcess {
-    const DevicePlan* plan = nullptr;
+    DevicePlan* plan = nullptr;
     std::unique_ptr<Wiring> wiring;
     std::unique_ptr<Child> child;
     std::optional<control::Device::Client> device;

@@ -48,6 +48,8 @@ struct NetConfig {
   user @7 :Control.UserNet;    # null: it is at the taps. Else there are none, and its outside is a process of its own
   listeners @8 :List(Control.File);    # for user.hostForwards, in their order
   linkDown @9 :Bool;           # at the start
+  vhosts @10 :List(Control.File);       # /dev/vhost-net, opened as often as the tap, for this boot: the kernel carries the
+                               # packets. Empty: the net process does
 }
 
 struct StreamConfig {

@@ -151,7 +151,7 @@ struct NetTraffic {
 
 struct NetReport {
   link @0 :LinkState;
-  received @1 :NetTraffic;     # by the guest
+  received @1 :NetTraffic;     # by the guest. Null, as the other: not counted, as the kernel carries the packets
   sent @2 :NetTraffic;
 }
 

@@ -72,7 +72,8 @@ class GuestMemory {
   // pieces stay valid as long as this object. One piece, or two where the range crosses from one region into the next.
   Result<void> Translate(Gpa address, uint64_t size_bytes, std::vector<iovec>& pieces) const;
 
-  // For registering memory with the CPU interface only: each region with its mapping in this process.
+  // For registering memory with the kernel only, as the CPU interface and vhost do: each region with its mapping in
+  // this process.
   struct Mapping {
     MemoryRegion region;
     std::byte* host = nullptr;

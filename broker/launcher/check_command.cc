@@ -5,6 +5,7 @@
 
 #include "broker/launcher/broker_process.h"
 #include "broker/launcher/commands.h"
+#include "broker/launcher/vhost_net.h"
 
 namespace bulkhead::launcher {
 namespace {
@@ -23,19 +24,38 @@ const char* Word(Status status) {
   return "?";
 }
 
-void PrintTable(control::ProbeReport::Reader report) {
+// What only some options need.
+struct Extra {
+  const char* name;
+  const char* status;
+  std::string detail;
+};
+
+Extra FindVhostNet() {
+  constexpr const char* kName = "vhost-net";
+  try {
+    OpenVhostNet("only --net ..,vhost=on needs it");
+    return {kName, "ok", "for --net ..,vhost=on"};
+  } catch (const FatalError& error) {
+    return {kName, "absent", error.what()};
+  }
+}
+
+void PrintTable(control::ProbeReport::Reader report, const Extra& extra) {
   for (auto check : report.getChecks()) {
     std::printf("%-38s %-8s %s\n", check.getName().cStr(), Word(check.getStatus()), check.getDetail().cStr());
   }
+  std::printf("%-38s %-8s %s\n", extra.name, extra.status, extra.detail.c_str());
   std::printf("%-38s %s\n", "stock kernels", report.getStockKernels() ? "can run here" : "cannot run here");
 }
 
-void PrintJson(control::ProbeReport::Reader report) {
+void PrintJson(control::ProbeReport::Reader report, const Extra& extra) {
   nlohmann::json out{{"stock_kernels", report.getStockKernels()}, {"checks", nlohmann::json::array()}};
   for (auto check : report.getChecks()) {
     out["checks"].push_back(
         {{"name", check.getName().cStr()}, {"status", Word(check.getStatus())}, {"detail", check.getDetail().cStr()}});
   }
+  out["checks"].push_back({{"name", extra.name}, {"status", extra.status}, {"detail", extra.detail}});
   std::printf("%s\n", out.dump(2).c_str());
 }
 
@@ -68,9 +88,9 @@ int CheckCommand(const CheckOptions& options) {
   const auto report = response.getReport();
   if (options.stock_kernels) return PrintObstacle(report);
   if (options.json) {
-    PrintJson(report);
+    PrintJson(report, FindVhostNet());
   } else {
-    PrintTable(report);
+    PrintTable(report, FindVhostNet());
   }
   for (auto check : report.getChecks()) {
     if (check.getStatus() == Status::FAILED) return 1;

@@ -144,6 +144,11 @@ mtu = 9000
   EXPECT_EQ(net.mtu, 9000);
 }
 
+TEST_F(ConfigFile, VhostIsASwitch) {
+  const RunOptions run = RunWith("kernel = \"k\"\nnet = { tap = \"t\", vhost = true, mac-spoofing = \"allow\" }\n");
+  EXPECT_TRUE(run.nets.at(0).vhost);
+}
+
 TEST_F(ConfigFile, LimitsMayBeATable) {
   const std::string table = "kernel = \"k\"\nlimit = { memory = \"4G\", cpu = 1.5, pids = 500 }\n";
   const LimitOptions limits = RunWith(table).limits;

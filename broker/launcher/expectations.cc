@@ -49,7 +49,8 @@ const std::vector<Expectation>& Table() {
                   {FdKind::kBlockDevice, kAnyNumber},
                   {FdKind::kTerminal, kAnyNumber},
                   {FdKind::kTap, kAnyNumber},
-                  {FdKind::kDirectory, 4},  // of the VM's control socket, of the helpers, and cgroups
+                  {FdKind::kVhostNet, kAnyNumber},  // by the messages that bring them and take them on
+                  {FdKind::kDirectory, 4},          // of the VM's control socket, of the helpers, and cgroups
                   {FdKind::kEventfd, kAnyNumber},
                   {FdKind::kEpoll, 1},
                   {FdKind::kSignalfd, 2},  // the event loop, and children that end or stop
@@ -105,6 +106,8 @@ const std::vector<Expectation>& Table() {
        .bounds = Join({kEveryChild,
                        kEveryDevice,
                        {{FdKind::kTap, 0, 0, 0, 0, 2},
+                        {FdKind::kVhostNet, 0, 0, 0, 0, 2},
+                        {FdKind::kTimerfd, 1},     // with vhost
                         {FdKind::kPacketRing, 1},  // instead of a tap
                         {FdKind::kEventfd, 16, 0, 0, 6},
                         {FdKind::kEpoll, 0, 0, 0, 1},

@@ -179,8 +179,9 @@ std::vector<std::string> DescribeTraffic(const TrafficFacts& traffic) {
 void AddInterface(std::string& out, const std::optional<InterfaceFacts>& facts) {
   AddParagraph(out, "link", {facts ? LinkName(facts->link) : "no answer"});
   if (!facts) return;
-  AddParagraph(out, "received", DescribeTraffic(facts->received), ", ");
-  AddParagraph(out, "sent", DescribeTraffic(facts->sent), ", ");
+  const std::vector<std::string> uncounted{"counted by the kernel, at the tap"};
+  AddParagraph(out, "received", facts->received ? DescribeTraffic(*facts->received) : uncounted, ", ");
+  AddParagraph(out, "sent", facts->sent ? DescribeTraffic(*facts->sent) : uncounted, ", ");
 }
 
 std::string Paragraphs(const ProcessFacts& facts, const FilterReading& filter, const Interfaces& interfaces) {
@@ -246,11 +247,13 @@ nlohmann::json Json(const std::vector<Descriptor>& descriptors) {
   return {{"count", descriptors.size()}, {"by_kind", std::move(counts)}, {"all", std::move(all)}};
 }
 
-nlohmann::json Json(const TrafficFacts& traffic) {
-  return {{"packets", traffic.packets},
-          {"bytes", traffic.bytes},
-          {"dropped", traffic.dropped},
-          {"refused", traffic.refused}};
+// Null: the kernel counts.
+nlohmann::json Json(const std::optional<TrafficFacts>& traffic) {
+  if (!traffic) return nullptr;
+  return {{"packets", traffic->packets},
+          {"bytes", traffic->bytes},
+          {"dropped", traffic->dropped},
+          {"refused", traffic->refused}};
 }
 
 // Null: its process does not answer.

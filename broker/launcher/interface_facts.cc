@@ -19,7 +19,9 @@ Interfaces Take(capnp::List<control::InterfaceReport>::Reader from) {
     auto& facts = interfaces[each.getName().cStr()];
     if (!each.getAnswered()) continue;
     const auto report = each.getReport();
-    facts = {.link = report.getLink(), .received = Take(report.getReceived()), .sent = Take(report.getSent())};
+    facts = {.link = report.getLink(), .received = {}, .sent = {}};
+    if (report.hasReceived()) facts->received = Take(report.getReceived());
+    if (report.hasSent()) facts->sent = Take(report.getSent());
   }
   return interfaces;
 }

@@ -23,8 +23,8 @@ struct TrafficFacts {
 
 struct InterfaceFacts {
   control::LinkState link = control::LinkState::UP;
-  TrafficFacts received;  // by the guest
-  TrafficFacts sent;
+  std::optional<TrafficFacts> received;  // by the guest; nothing where the kernel carries and counts the packets
+  std::optional<TrafficFacts> sent;
 };
 
 // By the names of their processes; nothing of one whose process does not answer.

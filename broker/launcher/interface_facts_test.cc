@@ -31,6 +31,18 @@ class FakeVm final : public control::VmControl::Server {
   }
 };
 
+// One whose interface's packets the kernel carries.
+class KernelVm final : public control::VmControl::Server {
+ private:
+  kj::Promise<void> reportNets(ReportNetsContext context) override {
+    auto out = context.getResults().initInterfaces(1)[0];
+    out.setName("net0");
+    out.setAnswered(true);
+    out.initReport().setLink(control::LinkState::DOWN);
+    return kj::READY_NOW;
+  }
+};
+
 class SilentVm final : public control::VmControl::Server {};
 
 // A process that runs, of which nothing is known.
@@ -66,6 +78,19 @@ TEST(InterfaceFacts, AreShownWithTheirProcesses) {
   EXPECT_EQ(answered.at("sent"),
             (nlohmann::json{{"packets", 3}, {"bytes", ~uint64_t{0}}, {"dropped", 5}, {"refused", 4}}));
   EXPECT_TRUE(json.at("processes").at(1).at("interface").is_null());
+}
+
+TEST(InterfaceFacts, WhatTheKernelCountsIsNotShownAsNothing) {
+  auto io = kj::setupAsyncIo();
+  const Inspection inspection = Inspect(AskForInterfaces(io, kj::heap<KernelVm>()));
+  const std::string table = FormatTable(inspection);
+  EXPECT_NE(table.find("  link          down\n"
+                       "  received      counted by the kernel, at the tap\n"
+                       "  sent          counted by the kernel, at the tap\n"),
+            std::string::npos)
+      << table;
+  const auto json = FormatJson(inspection);
+  EXPECT_TRUE(json.at("processes").at(0).at("interface").at("received").is_null());
 }
 
 TEST(InterfaceFacts, AVmThatDoesNotKnowOfThemHasNone) {

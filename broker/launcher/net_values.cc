@@ -85,6 +85,12 @@ uint16_t ParseBetween(const std::string& key, const std::string& value, uint64_t
   return static_cast<uint16_t>(number);
 }
 
+bool ParseSwitch(const std::string& key, const std::string& value) {
+  if (value == "on") return true;
+  if (value == "off") return false;
+  throw UsageError("--net: " + key + " is on or off, not '" + value + "'");
+}
+
 bool ParseSpoofing(const std::string& value) {
   if (value == "allow") return true;
   if (value == "deny") return false;
@@ -116,6 +122,8 @@ void SetNetWord(NetOption& net, const std::string& key, const std::string& value
     net.queues = ParseBetween(key, value, 1, kMaxPairs);
   } else if (key == "mtu") {
     net.mtu = ParseBetween(key, value, kMinMtu, kMaxMtu);
+  } else if (key == "vhost") {
+    net.vhost = ParseSwitch(key, value);
   } else if (key == "id") {
     if (value.empty() || value.size() > kMaxIdBytes) throw UsageError("--net: id has 1 to 20 characters");
     net.id = value;
@@ -126,9 +134,26 @@ void SetNetWord(NetOption& net, const std::string& key, const std::string& value
   } else if (!SetThrottleWord("--net", "pps", net.throttle, key, value)) {
     throw UsageError(
         "--net: unknown word '" + key +
-        "'; known are tap, bridge, user, mac, ip, mac-spoofing, queues, mtu, id, link, bps, bps-burst, pps and "
+        "'; known are tap, bridge, user, mac, ip, mac-spoofing, queues, mtu, vhost, id, link, bps, bps-burst, pps and "
         "pps-burst, and "
         "with user hostfwd, guestfwd, allow, deny, restrict, dns, hostname, net, ipv4 and ipv6");
+  }
+}
+
+// With vhost no packet passes a process of Bulkhead's: what would be done there must not be asked for, and what is done
+// there unasked be given up by name.
+void CheckVhost(const NetOption& net) {
+  if (net.kind == NetOption::Kind::kUser) throw UsageError("--net user: vhost goes with tap and bridge only");
+  if (!net.addresses.empty()) {
+    throw UsageError("--net: ip cannot be held against packets that the kernel carries; leave ip or vhost away");
+  }
+  if (net.throttle.bytes_per_second != 0 || net.throttle.operations_per_second != 0) {
+    throw UsageError("--net: bps and pps cannot limit packets that the kernel carries; leave them or vhost away");
+  }
+  if (!net.any_mac) {
+    throw UsageError(
+        "--net: with vhost=on nothing keeps the guest from sending with other MAC addresses than its own; add "
+        "mac-spoofing=allow if that may be, or leave vhost away");
   }
 }
 
@@ -159,6 +184,7 @@ NetOption ParseNet(const std::string& text) {
     }
   }
   CheckBursts("--net", "pps", net.throttle);
+  if (net.vhost) CheckVhost(net);
   return net;
 }
 

@@ -73,6 +73,21 @@ TEST(NetOption, WordsHaveTheirRanges) {
   }
 }
 
+TEST(NetOption, WhatVhostCannotKeepIsGivenUpByName) {
+  EXPECT_FALSE(ParseNet("tap=t,vhost=off").vhost);
+  EXPECT_TRUE(ParseNet("vhost=on,mac-spoofing=allow,bridge=b").vhost);
+  EXPECT_NE(ErrorOf("tap=t,vhost=on").find("add mac-spoofing=allow"), std::string::npos);
+  EXPECT_NE(ErrorOf("tap=t,vhost=on,mac-spoofing=deny").find("add mac-spoofing=allow"), std::string::npos);
+  EXPECT_NE(ErrorOf("tap=t,vhost=on,mac-spoofing=allow,ip=192.0.2.7").find("leave ip or vhost away"),
+            std::string::npos);
+  for (const char* limit : {"bps=1M", "pps=100"}) {
+    const std::string error = ErrorOf(std::string("tap=t,vhost=on,mac-spoofing=allow,") + limit);
+    EXPECT_NE(error.find("cannot limit"), std::string::npos) << limit;
+  }
+  EXPECT_NE(ErrorOf("user,vhost=on,mac-spoofing=allow").find("tap and bridge only"), std::string::npos);
+  EXPECT_NE(ErrorOf("tap=t,vhost").find("vhost is on or off"), std::string::npos);
+}
+
 TEST(NetOption, DefaultMacIsStableLocalAndOfOneHost) {
   const Bytes mac = DefaultMac("web1", "0");
   EXPECT_EQ(mac, DefaultMac("web1", "0"));

@@ -110,8 +110,8 @@ void AddRunOptions(CLI::App& app, RunOptions& run, Raw& raw) {
   app.add_option(
          "--net", raw.nets,
          "a network interface: tap=NAME, bridge=NAME for a new tap on a bridge, or user, which needs no rights, with "
-         "[,mac=ADDRESS][,ip=ADDRESS[+ADDRESS]..][,mac-spoofing=allow][,bps=N][,pps=N][,mtu=N][,queues=N][,id=NAME][,"
-         "link=off]; "
+         "[,mac=ADDRESS][,ip=ADDRESS[+ADDRESS]..][,mac-spoofing=allow][,bps=N][,pps=N][,mtu=N][,queues=N][,vhost=on][,"
+         "id=NAME][,link=off]; "
          "user also with [,hostfwd=tcp|udp:[ADDRESS]:PORT-[ADDRESS]:PORT].."
          "[,guestfwd=tcp:ADDRESS:PORT-tcp:ADDRESS:PORT]..[,allow=ADDRESS[/LENGTH][:PORT]]..[,deny=..]..[,restrict=on]"
          "[,dns=ADDRESS|off][,hostname=NAME][,net=ADDRESS/LENGTH][,ipv4=off][,ipv6=off]; repeatable")

@@ -98,6 +98,7 @@ struct NetOption {
   std::vector<uint8_t> mac;
   uint16_t queues = 0;  // pairs; 0: one for each vCPU
   uint16_t mtu = 0;     // 0: as the tap has it
+  bool vhost = false;   // the kernel carries the packets
   bool any_mac = false;
   bool link_on = true;                          // at the start
   std::vector<std::vector<uint8_t>> addresses;  // of IPv4 or IPv6: all that the guest may send from; none: any

@@ -25,6 +25,7 @@ constexpr unsigned kNullMinor = 3;
 constexpr unsigned kMiscMajor = 10;
 constexpr unsigned kKvmMinor = 232;
 constexpr unsigned kTunMinor = 200;
+constexpr unsigned kVhostNetMinor = 238;
 
 constexpr std::string_view kMemfdPrefix = "/memfd:";
 constexpr std::string_view kDeletedSuffix = " (deleted)";
@@ -60,6 +61,7 @@ FdKind FileKind(const struct stat& status, std::string_view target) {
   if (!S_ISCHR(status.st_mode)) return FdKind::kOther;
   if (status.st_rdev == ::makedev(kMemoryMajor, kNullMinor)) return FdKind::kNull;
   if (status.st_rdev == ::makedev(kMiscMajor, kTunMinor)) return FdKind::kTap;
+  if (status.st_rdev == ::makedev(kMiscMajor, kVhostNetMinor)) return FdKind::kVhostNet;
   return status.st_rdev == ::makedev(kMiscMajor, kKvmMinor) ? FdKind::kKvm : FdKind::kTerminal;
 }
 
@@ -121,6 +123,8 @@ const char* FdKindName(FdKind kind) {
       return "KVM vCPU";
     case FdKind::kTap:
       return "tap";
+    case FdKind::kVhostNet:
+      return "vhost-net";
     case FdKind::kGuestMemory:
       return "guest memory";
     case FdKind::kPacketRing:

@@ -26,6 +26,7 @@ enum class FdKind {
   kKvmVm,        // a VM
   kKvmVcpu,      // one of its processors
   kTap,          // /dev/net/tun
+  kVhostNet,     // /dev/vhost-net
   kGuestMemory,  // memfd "guest-*"
   kPacketRing,   // between a net process and its usernet process
   kExitRing,     // memfd "exits-*"

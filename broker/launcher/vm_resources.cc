@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "broker/launcher/cloud_init.h"
+#include "broker/launcher/vhost_net.h"
 #include "ipc/rpc.h"
 
 namespace bulkhead::launcher {
@@ -32,6 +33,7 @@ VmResources::VmResources(const RunOptions& options) {
   }
   if (options.cloud_init) cloud_init_ = MakeCloudInitDisk(*options.cloud_init);
   for (const NetOption& net : options.nets) {
+    if (net.vhost) OpenVhostNet("--net");
     nets_.push_back(net.kind == NetOption::Kind::kUser ? OpenUser(net) : OpenTap(net, options.cpus));
   }
   serial_ = OpenStream("the serial port", options.console);
@@ -127,6 +129,12 @@ void FillNet(const RunOptions& options, unsigned index, const OpenNet& net, cont
   for (unsigned i = 0; i < addresses.size(); ++i) addresses.set(i, DataOf(option.addresses[i]));
   FillThrottle(option.throttle, out.initThrottle());
   out.setLinkDown(!option.link_on);
+  if (option.vhost) {
+    // New ones for each boot, and none kept: one belongs for ever to the process that took it, and what it does for
+    // that ends with the last descriptor.
+    auto vhosts = out.initVhosts(taps.size());
+    for (unsigned i = 0; i < vhosts.size(); ++i) vhosts.set(i, MakeFile(OpenVhostNet("--net")));
+  }
   if (!net.user) return;
   FillUserNet(option.user, *net.user, net.mtu, out.initUser());
   auto listeners = out.initListeners(static_cast<unsigned>(net.user->listeners.size()));

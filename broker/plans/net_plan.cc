@@ -51,6 +51,18 @@ void PlanUserNet(Planner& planner, control::NetConfig::Reader config, unsigned i
   plan.packets = {.memory = copy(memory), .doorbell = copy(to_outside), .peer = copy(to_net)};
 }
 
+// What passes by the net process it can neither hold against rules nor slow down.
+void CheckVhost(control::NetConfig::Reader config, unsigned pairs, const std::string& name) {
+  if (config.hasUser() || config.getVhosts().size() != pairs) {
+    throw FatalError(name + ": vhost takes /dev/vhost-net once for each of a tap's queues");
+  }
+  const auto throttle = config.getThrottle();
+  if (!config.getAnyMac() || config.getIpAddresses().size() != 0 || throttle.getBytesPerSecond() != 0 ||
+      throttle.getOperationsPerSecond() != 0) {
+    throw FatalError(name + ": with vhost the guest's packets can be neither held against addresses nor limited");
+  }
+}
+
 void PlanNet(Planner& planner, control::NetConfig::Reader config, unsigned index) {
   const std::string name = "net" + std::to_string(index);
   CheckAddresses(config, name);
@@ -64,8 +76,11 @@ void PlanNet(Planner& planner, control::NetConfig::Reader config, unsigned index
   for (auto tap : taps) plan.files.push_back(TakeFile(tap, planner.wait()));
   // And the control queue.
   planner.AddVirtioFunction(plan, static_cast<uint16_t>(2 * pairs + 1));
-  plan.limits.threads += pairs;
-  plan.takes_throttle = true;
+  const bool vhost = config.getVhosts().size() != 0;
+  if (vhost) CheckVhost(config, pairs, name);
+  for (auto file : config.getVhosts()) plan.given_away.push_back(TakeFile(file, planner.wait()));
+  (vhost ? plan.limits.kernel_threads : plan.limits.threads) += pairs;
+  plan.takes_throttle = !vhost;
   plan.has_link = true;
   plan.settings = std::make_unique<capnp::MallocMessageBuilder>();
   auto settings = plan.settings->initRoot<net::NetSettings>();
@@ -75,6 +90,7 @@ void PlanNet(Planner& planner, control::NetConfig::Reader config, unsigned index
   settings.setIpAddresses(config.getIpAddresses());
   settings.setThrottle(config.getThrottle());
   settings.setLinkDown(config.getLinkDown());
+  settings.setVhost(vhost);
   if (config.hasUser()) PlanUserNet(planner, config, index, plan);
 }
 

@@ -60,6 +60,34 @@ TEST_F(NetPlan, SettingsAreThoseOfTheConfiguration) {
   EXPECT_TRUE(settings.getLinkDown());
 }
 
+// As a launcher asks for it.
+void AskForVhost(control::NetConfig::Builder net, unsigned count) {
+  net.setAnyMac(true);
+  auto files = net.initVhosts(count);
+  for (unsigned i = 0; i < count; ++i) files.set(i, MakeFile(OwnFd(::memfd_create("vhost", MFD_CLOEXEC))));
+}
+
+TEST_F(NetPlan, WithVhostTheKernelHasTheThreadsAndNothingIsLimited) {
+  const DevicePlan& plan = Plan(2, [](auto net) { AskForVhost(net, 2); });
+  EXPECT_EQ(plan.files.size(), 2u);
+  EXPECT_EQ(plan.given_away.size(), 2u);
+  EXPECT_EQ(plan.limits.threads, PlannedLimits().threads);
+  EXPECT_EQ(plan.limits.kernel_threads, PlannedLimits().kernel_threads + 2);
+  EXPECT_FALSE(plan.takes_throttle);
+  EXPECT_TRUE(plan.settings->getRoot<net::NetSettings>().asReader().getVhost());
+}
+
+TEST_F(NetPlan, NoWallIsAskedForThatVhostCannotKeep) {
+  const auto expect_refused = [this](const std::function<void(control::NetConfig::Builder)>& change) {
+    EXPECT_THROW(Plan(2, [&](auto net) { AskForVhost(net, 2), change(net); }), FatalError);
+  };
+  expect_refused([](auto net) { net.setAnyMac(false); });
+  expect_refused([](auto net) { net.initIpAddresses(1).init(0, 4); });
+  expect_refused([](auto net) { net.initThrottle().setBytesPerSecond(1); });
+  expect_refused([](auto net) { net.initThrottle().setOperationsPerSecond(1); });
+  expect_refused([](auto net) { AskForVhost(net, 1); });
+}
+
 control::UserNet::Builder AskForUserNet(control::NetConfig::Builder net) {
   auto user = net.initUser();
   user.initNetwork4(4)[0] = 10;

@@ -41,6 +41,8 @@ class NetBackend {
   virtual void SetOffloads(const Offloads& offloads) = 0;
   // Packets arrive at the first `count` ports from now on.
   virtual void SetActivePairs(uint16_t count) = 0;
+  // Whether the outside is gone, for where somebody else uses the ports and would be the one to find out.
+  virtual bool IsGone() { return false; }
 };
 
 }  // namespace bulkhead::device

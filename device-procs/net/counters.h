@@ -31,11 +31,13 @@ struct NetTotals {
   uint64_t dropped = 0;
   uint64_t refused = 0;
 
-  void Add(const NetCounters& counters) {
-    packets += counters.packets.value();
-    bytes += counters.bytes.value();
-    dropped += counters.dropped.value();
-    refused += counters.refused.value();
+  // Null: nobody counts there.
+  void Add(const NetCounters* counters) {
+    if (counters == nullptr) return;
+    packets += counters->packets.value();
+    bytes += counters->bytes.value();
+    dropped += counters->dropped.value();
+    refused += counters->refused.value();
   }
 };
 

@@ -2,6 +2,7 @@
 #include "device-procs/net/net.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "device-procs/common/virtio_pci.h"
 #include "device-procs/net/net_settings.capnp.h"
@@ -33,6 +34,15 @@ SourceRules TakeRules(net::NetSettings::Reader settings) {
   return rules;
 }
 
+// The second half of the files.
+std::vector<OwnFd> TakeVhosts(std::vector<OwnFd>& files) {
+  if (files.size() % 2 != 0) throw FatalError("the grants are not those of a tap and vhost-net");
+  const auto middle = files.begin() + static_cast<ptrdiff_t>(files.size() / 2);
+  std::vector<OwnFd> vhosts(std::make_move_iterator(middle), std::make_move_iterator(files.end()));
+  files.erase(middle, files.end());
+  return vhosts;
+}
+
 }  // namespace
 
 std::unique_ptr<DeviceModel> MakeNet(DeviceContext context, Transmitter::Log log) {
@@ -46,7 +56,8 @@ std::unique_ptr<DeviceModel> MakeNet(DeviceContext context, Transmitter::Log log
                            .link_on = !settings.getLinkDown(),
                            .throttle = ThrottleLimitsOf(settings.getThrottle()),
                            .kick_fds = {},
-                           .log = std::move(log)};
+                           .log = std::move(log),
+                           .vhosts = settings.getVhost() ? TakeVhosts(context.files) : std::vector<OwnFd>()};
   for (const OwnFd& kick : function.kicks) options.kick_fds.push_back(kick.get());
   auto backend = context.packets ? MakeRingBackend(std::move(*context.packets)) : MakeTap(std::move(context.files));
   auto net = std::make_unique<VirtioNet>(*context.memory, *context.loop, std::move(backend), std::move(options));

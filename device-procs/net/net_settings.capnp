@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# What the broker tells a net process. Files: the tap, once for each pair of queues; none where it has a packet link.
+# What the broker tells a net process. Files: the tap, once for each pair of queues, then, if the kernel is to carry the
+# packets, /dev/vhost-net as often; none where it has a packet link.
 @0xc1c1e4b40d0b6a7e;
 
 using Cxx = import "/capnp/c++.capnp";
@@ -13,4 +14,5 @@ struct NetSettings {
   ipAddresses @3 :List(Data);  # 4 or 16 bytes each: all that the guest may send with; empty: any
   throttle @4 :Control.DiskThrottle;   # of each direction by itself
   linkDown @5 :Bool;           # until somebody turns it on
+  vhost @6 :Bool;              # the kernel carries the packets; neither addresses nor limits are held against them
 }

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "device-procs/common/device_thread.h"
+#include "device-procs/net/queue_pair.h"
 #include "device-procs/net/receiver.h"
 #include "device-procs/net/transmitter.h"
 
@@ -28,23 +29,20 @@ struct PairWorkerParts {
   Transmitter::Log log;
 };
 
-class PairWorker final : private Poller {
+class PairWorker final : public QueuePair, private Poller {
  public:
   // What it is given by pointer outlives it. Throws FatalError.
   explicit PairWorker(PairWorkerParts parts);
   ~PairWorker() override;
 
-  // Serves the pair's queues of this transport, beginning with a look at each.
-  void Start(VirtioTransport& transport, uint64_t features);
-  // When it returns the queues are not used any more.
-  void Stop();
-  // While the link is down whatever the driver sends and whatever arrives is dropped. It is up at first.
-  void SetLink(bool up);
-  void SetCoalescing(const CoalesceLimits& receive, const CoalesceLimits& transmit);
-  void SetFilter(const ReceiveFilter& filter);
+  void Start(VirtioTransport& transport, uint64_t features) override;
+  void Stop() override;
+  void SetLink(bool up) override;
+  void SetCoalescing(const CoalesceLimits& receive, const CoalesceLimits& transmit) override;
+  void SetFilter(const ReceiveFilter& filter) override;
 
-  const NetCounters& received() const { return receiver_.counters(); }
-  const NetCounters& sent() const { return transmitter_.counters(); }
+  const NetCounters* received() const override { return &receiver_.counters(); }
+  const NetCounters* sent() const override { return &transmitter_.counters(); }
 
  private:
   void Drain() override;

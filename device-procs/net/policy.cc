@@ -2,6 +2,8 @@
 #include "device-procs/net/policy.h"
 
 #include <linux/if_tun.h>
+#define VIRTIO_RING_NO_LEGACY  // that part of the kernel's header is C only
+#include <linux/vhost.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 
@@ -18,6 +20,14 @@ SyscallPolicy NetPolicy() {
   policy.Allow(SYS_ioctl, "TUNSETOFFLOAD: what the driver takes over from the tap",
                {Equals(1, TUNSETOFFLOAD), MaskedEquals(2, ~kOffloads, 0)});
   policy.AllowIoctl(TUNSETQUEUE, "TUNSETQUEUE: which of its queues the tap spreads packets over");
+  // No descriptor but /dev/vhost-net has these. Owner, guest memory and kicks are set before lock-down.
+  policy.AllowIoctl(VHOST_SET_FEATURES, "VHOST_SET_FEATURES: how the driver uses its queues");
+  policy.AllowIoctl(VHOST_SET_VRING_NUM, "VHOST_SET_VRING_NUM: a queue's size");
+  policy.AllowIoctl(VHOST_SET_VRING_BASE, "VHOST_SET_VRING_BASE: where to go on in a queue");
+  policy.AllowIoctl(VHOST_SET_VRING_ADDR, "VHOST_SET_VRING_ADDR: where a queue lies in this process");
+  policy.AllowIoctl(VHOST_SET_VRING_CALL, "VHOST_SET_VRING_CALL: the eventfd of a queue's vector");
+  policy.AllowIoctl(VHOST_NET_SET_BACKEND, "VHOST_NET_SET_BACKEND: the kernel begins to serve a queue, or ends");
+  policy.AllowIoctl(VHOST_GET_VRING_BASE, "VHOST_GET_VRING_BASE: how far the kernel came");
   return policy;
 }
 

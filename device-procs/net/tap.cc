@@ -49,10 +49,10 @@ class Tap final : public NetBackend {
   NetPort& port(uint16_t pair) override { return *ports_.at(pair); }
 
   void SetOffloads(const Offloads& offloads) override {
-    const unsigned flags = (offloads.checksum ? TUN_F_CSUM : 0u) | (offloads.tso4 ? TUN_F_TSO4 : 0u) |
-                           (offloads.tso6 ? TUN_F_TSO6 : 0u) | (offloads.ecn ? TUN_F_TSO_ECN : 0u);
+    offloads_ = (offloads.checksum ? TUN_F_CSUM : 0u) | (offloads.tso4 ? TUN_F_TSO4 : 0u) |
+                (offloads.tso6 ? TUN_F_TSO6 : 0u) | (offloads.ecn ? TUN_F_TSO_ECN : 0u);
     // Of a tap that is gone nothing arrives any more.
-    ::ioctl(ports_.front()->fd(), TUNSETOFFLOAD, flags);
+    ::ioctl(ports_.front()->fd(), TUNSETOFFLOAD, offloads_);
   }
 
   // The kernel spreads packets over the queues that are attached.
@@ -67,9 +67,13 @@ class Tap final : public NetBackend {
     attached_ = count;
   }
 
+  // Asked by what it would be told anyway, so that nothing more need be allowed.
+  bool IsGone() override { return ::ioctl(ports_.front()->fd(), TUNSETOFFLOAD, offloads_) != 0 && errno == EBADFD; }
+
  private:
   std::vector<std::unique_ptr<TapPort>> ports_;
   uint16_t attached_;
+  unsigned offloads_ = 0;
 };
 
 void CheckQueue(const OwnFd& queue, bool many) {

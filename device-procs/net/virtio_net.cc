@@ -7,6 +7,8 @@
 
 #include "device-procs/net/features.h"
 #include "device-procs/net/net_state.capnp.h"
+#include "device-procs/net/pair_worker.h"
+#include "device-procs/net/vhost_pair.h"
 
 namespace bulkhead::device {
 namespace {
@@ -36,7 +38,8 @@ VirtioNet::VirtioNet(const GuestMemory& memory, EventLoop& loop, std::unique_ptr
       link_on_(options.link_on) {
   if (kick_fds_.size() != QueueCount()) throw FatalError("the grants do not fit the number of queues");
   config_ = {.mac = guard_.rules().mac, .status = 0, .max_pairs = backend_->pair_count(), .mtu = options.mtu};
-  features_ = OfferedFeatures();
+  const bool by_kernel = !options.vhosts.empty();
+  features_ = OfferedFeatures(by_kernel);
   receive_throttle_.Set(options.throttle);
   transmit_throttle_.Set(options.throttle);
   backend_->SetOffloads({});
@@ -48,35 +51,60 @@ VirtioNet::VirtioNet(const GuestMemory& memory, EventLoop& loop, std::unique_ptr
     ServeControl();
   });
   loop_.Watch(gone_event_.get(), EPOLLIN, [this] { PortGone(); });
+  if (by_kernel && options.vhosts.size() != backend_->pair_count()) {
+    throw FatalError("the grants do not fit the number of pairs");
+  }
   for (uint16_t i = 0; i < backend_->pair_count(); ++i) {
-    workers_.push_back(std::make_unique<PairWorker>(PairWorkerParts{
-        .index = i,
-        .memory = &memory,
-        .port = &backend_->port(i),
-        .guard = &guard_,
-        .receive_throttle = &receive_throttle_,
-        .transmit_throttle = &transmit_throttle_,
-        .receive_kick = kick_fds_[2u * i],
-        .transmit_kick = kick_fds_[2u * i + 1],
-        // A driver without VIRTIO_NET_F_MQ has its control queue there.
-        .stray_kick = [control_kick] { SignalEventFd(control_kick); },
-        .port_gone = [event = gone_event_.get()] { SignalEventFd(event); },
-        .log = options.log,
-    }));
+    workers_.push_back(by_kernel ? MakeVhostPair(i, std::move(options.vhosts[i])) : MakeWorker(i));
   }
   UpdateLink();
+  if (by_kernel) outside_watch_.emplace(loop_, *backend_, [this] { PortGone(); });
+}
+
+std::unique_ptr<QueuePair> VirtioNet::MakeWorker(uint16_t pair) {
+  return std::make_unique<PairWorker>(PairWorkerParts{
+      .index = pair,
+      .memory = &memory_,
+      .port = &backend_->port(pair),
+      .guard = &guard_,
+      .receive_throttle = &receive_throttle_,
+      .transmit_throttle = &transmit_throttle_,
+      .receive_kick = kick_fds_[2u * pair],
+      .transmit_kick = kick_fds_[2u * pair + 1],
+      // A driver without VIRTIO_NET_F_MQ has its control queue there.
+      .stray_kick = [control_kick = kick_fds_.back()] { SignalEventFd(control_kick); },
+      .port_gone = [event = gone_event_.get()] { SignalEventFd(event); },
+      .log = log_,
+  });
+}
+
+std::unique_ptr<QueuePair> VirtioNet::MakeVhostPair(uint16_t pair, OwnFd vhost) {
+  const std::array<int, VhostDevice::kQueues> kicks{kick_fds_[2u * pair], kick_fds_[2u * pair + 1]};
+  // Edge-triggered, as the count is not read. What comes while the kernel serves a second pair costs a look in vain.
+  if (pair == 1) loop_.Watch(kicks[VhostDevice::kReceive], EPOLLIN | EPOLLET, [this] { ServeControl(); });
+  OwnFd broken = OrThrow(MakeEventFd());
+  auto device = MakeVhostDevice(std::move(vhost), memory_, kicks, broken.get());
+  return std::make_unique<VhostPair>(loop_, VhostPairParts{.index = pair,
+                                                           .device = std::move(device),
+                                                           .broken = std::move(broken),
+                                                           .tap = backend_->port(pair).fd(),
+                                                           .kicks = kicks,
+                                                           .outside_gone = [this] { return backend_->IsGone(); }});
 }
 
 VirtioNet::~VirtioNet() {
   loop_.Unwatch(kick_fds_.back());
   loop_.Unwatch(gone_event_.get());
+  if (outside_watch_ && workers_.size() > 1) loop_.Unwatch(kick_fds_[2]);
 }
 
-uint64_t VirtioNet::OfferedFeatures() const {
+uint64_t VirtioNet::OfferedFeatures(bool by_kernel) const {
   const uint64_t offloads = kChecksum | kHostTso4 | kHostTso6 | kHostEcn | kGuestOffloads | kControlGuestOffloads;
-  const uint64_t features = kMtu | kMac | kMergeBuffers | kStatus | kControlQueue | kControlReceive | kControlVlan |
-                            kAnnounce | kControlMac | kCoalescing;
-  return features | (backend_->has_offloads() ? offloads : 0) | (backend_->pair_count() > 1 ? kMultiQueue : 0);
+  const uint64_t features =
+      kMtu | kMac | kMergeBuffers | kStatus | kControlQueue | kControlReceive | kControlVlan | kAnnounce | kControlMac;
+  // When the kernel interrupts is not for this process to say.
+  return features | (by_kernel ? 0 : kCoalescing) | (backend_->has_offloads() ? offloads : 0) |
+         (backend_->pair_count() > 1 ? kMultiQueue : 0);
 }
 
 ControlRules VirtioNet::Rules() const {
@@ -129,6 +157,10 @@ void VirtioNet::ProcessQueue(uint16_t index) {
   if (index == ControlIndex()) ServeControl();
 }
 
+void VirtioNet::InterruptsChanged() {
+  for (const auto& worker : workers_) worker->InterruptsChanged();
+}
+
 void VirtioNet::Pause() {
   paused_ = true;
   StopWorkers(0);
@@ -149,6 +181,7 @@ NetTotals VirtioNet::Sent() const {
 
 // So that a VM's end tells what its interfaces carried.
 void VirtioNet::LogCounters() {
+  if (outside_watch_) return;
   const auto line = [](const NetTotals& totals) {
     return std::to_string(totals.packets) + " packets (" + std::to_string(totals.bytes) + " bytes, " +
            std::to_string(totals.dropped) + " dropped)";
@@ -166,6 +199,7 @@ void VirtioNet::ReportNet(control::NetReport::Builder report) const {
     out.setRefused(totals.refused);
   };
   report.setLink(Link());
+  if (outside_watch_) return;  // the kernel counts, at the tap
   fill(Received(), report.initReceived());
   fill(Sent(), report.initSent());
 }

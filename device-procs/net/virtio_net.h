@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // virtio-net (virtio 1.2 §5.1): feature bits, configuration structure, control queue and life cycle of an interface;
-// the packets are carried by a thread for each pair of queues. Net process, device thread. The control queue is the
-// guest's, saved state anyone's: hostile.
+// the packets are carried by a thread for each pair of queues, or by the kernel. Net process, device thread. The
+// control queue is the guest's, saved state anyone's: hostile.
 #pragma once
 
 #include <array>
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "device-procs/common/event_loop.h"
 #include "device-procs/net/control.h"
-#include "device-procs/net/pair_worker.h"
+#include "device-procs/net/outside_watch.h"
+#include "device-procs/net/queue_pair.h"
+#include "device-procs/net/transmitter.h"
 
 namespace bulkhead::device {
 
@@ -22,6 +25,9 @@ struct VirtioNetOptions {
   ThrottleLimits throttle = {};  // of each direction
   std::vector<int> kick_fds;     // of each queue: two for each of the back end's pairs, and the control queue's
   Transmitter::Log log;          // any thread
+  // /dev/vhost-net for each of the back end's pairs, so that the kernel carries the packets: then the back end is a
+  // tap, whose ports are descriptors of its queues, and neither sources nor throttle limit anything.
+  std::vector<OwnFd> vhosts = {};
 };
 
 class VirtioNet final : public VirtioDevice {
@@ -41,6 +47,7 @@ class VirtioNet final : public VirtioDevice {
   void Deactivate() override;
   void ProcessQueue(uint16_t index) override;
   bool OwnsKicks() const override { return true; }
+  void InterruptsChanged() override;
   void SetThrottle(control::DiskThrottle::Reader limits) override;
   void LoseOutside() override;
   control::LinkState SetLink(bool up) override;
@@ -61,7 +68,9 @@ class VirtioNet final : public VirtioDevice {
   };
   static_assert(sizeof(Registers) == 12);
 
-  uint64_t OfferedFeatures() const;
+  std::unique_ptr<QueuePair> MakeWorker(uint16_t pair);
+  std::unique_ptr<QueuePair> MakeVhostPair(uint16_t pair, OwnFd vhost);
+  uint64_t OfferedFeatures(bool by_kernel) const;
   ControlRules Rules() const;
   uint16_t ControlIndex() const;
   // Without those that the driver does without.
@@ -102,7 +111,8 @@ class VirtioNet final : public VirtioDevice {
   bool paused_ = true;
   bool untold_ = false;  // a change of the configuration while paused
   Chain chain_;
-  std::vector<std::unique_ptr<PairWorker>> workers_;  // last: they use the rest
+  std::optional<OutsideWatch> outside_watch_;
+  std::vector<std::unique_ptr<QueuePair>> workers_;  // last: they use the rest
 };
 
 }  // namespace bulkhead::device

@@ -89,8 +89,12 @@ void DeviceProcess::FillGrants(control::DeviceGrants::Builder out, bool report_v
     memory.setFile(ShareFile(memory_file_.get()));
     memory.initRegions(1)[0].setSize(kMemoryBytes);
   }
-  auto files = out.initFiles(static_cast<unsigned>(plan_->files.size()));
-  for (unsigned i = 0; i < plan_->files.size(); ++i) files.set(i, ShareFile(plan_->files[i].get()));
+  const auto kept = static_cast<unsigned>(plan_->files.size());
+  auto files = out.initFiles(kept + static_cast<unsigned>(plan_->given_away.size()));
+  for (unsigned i = 0; i < files.size(); ++i) {
+    files.set(i, i < kept ? ShareFile(plan_->files[i].get()) : MakeFile(std::move(plan_->given_away[i - kept])));
+  }
+  plan_->given_away.clear();
   if (plan_->settings) out.getSettings().set(plan_->settings->getRoot<capnp::AnyPointer>().asReader());
   if (plan_->packets) {
     auto packets = out.initPackets();

@@ -48,6 +48,8 @@ class DeviceProcess {
   void Kick(size_t queue) { SignalEventFd(kicks_.at(queue).get()); }
   // Waits for an interrupt; false after a time that only a hang takes.
   bool AwaitInterrupt(size_t vector);
+  // Whether there was one.
+  bool HasInterrupt(size_t vector) { return DrainEventFd(interrupts_.at(vector).get()) != 0; }
   control::Device::Client& device() { return *device_; }
   kj::WaitScope& wait() { return io_.waitScope; }
   // How the process ended; waits for it.

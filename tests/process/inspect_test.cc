@@ -294,7 +294,7 @@ std::set<std::string> HostResources(const json& process) {
     if (kind == "socket" || kind == "pipe") {
       if (++channels[kind] > 1) resources.insert(fd.at("target"));
     } else if (kind == "file" || kind == "block device" || kind == "terminal" || kind == "directory" || kind == "tap" ||
-               kind == "/dev/kvm" || kind == "other" || kind == "other memfd") {
+               kind == "vhost-net" || kind == "/dev/kvm" || kind == "other" || kind == "other memfd") {
       resources.insert(fd.at("target"));
     }
   }
@@ -312,7 +312,7 @@ TEST(Readme, TableOfProcessesIsTrueOfARunningVm) {
       {"none", {}},
       {"one image, with the files below it", {vm.image()}},
       {"what its consoles lead to", {vm.console()}},
-      {"one tap; none with --net user", {"/dev/net/tun"}},
+      {"one tap, with vhost=on also vhost-net; none with --net user", {"/dev/net/tun"}},
       {"the host's network, and its forwarded ports", {}},
       {"the debug console's output, where asked for", {vm.debug()}},
   };

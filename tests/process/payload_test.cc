@@ -14,6 +14,7 @@
 #include <sstream>
 
 #include "tests/process/harness.h"
+#include "tests/process/vhost.h"
 
 namespace bulkhead::test {
 namespace {
@@ -132,6 +133,16 @@ TEST(PayloadGuest, CarriesFramesBetweenInterfacesOnABridge) {
   if (::geteuid() != 0) GTEST_SKIP() << "only root can make a bridge";
   const Finished run = RunBulkhead(RunArguments("net", {"--net", "bridge=br0", "--net", "bridge=br0,id=second"}), "",
                                    [](Launch&) { return MakeBridge(); });
+  if (run.status == kNotPrepared) GTEST_SKIP() << "this host has no bridges";
+  ExpectAllPassed(run);
+}
+
+TEST(PayloadGuest, CarriesFramesByVhost) {
+  if (const std::string why = WhyNoVhost(); !why.empty()) GTEST_SKIP() << why;
+  const std::string words = "bridge=br0,vhost=on,mac-spoofing=allow";
+  const Finished run =
+      RunBulkhead(RunArguments("net", {"--net", words, "--net", words + ",id=second", "--append", "spoofing=1"}), "",
+                  [](Launch&) { return MakeBridge(); });
   if (run.status == kNotPrepared) GTEST_SKIP() << "this host has no bridges";
   ExpectAllPassed(run);
 }

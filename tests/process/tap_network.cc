@@ -7,6 +7,7 @@
 #include <linux/if.h>
 #include <linux/if_packet.h>
 #include <linux/if_tun.h>
+#include <linux/rtnetlink.h>
 #include <linux/sockios.h>
 #include <poll.h>
 #include <sched.h>
@@ -72,18 +73,39 @@ TapNetwork::TapNetwork(unsigned queues) {
   std::ofstream("/proc/sys/net/ipv6/conf/default/disable_ipv6") << "1";
   for (unsigned i = 0; i < queues; ++i) queues_.push_back(OpenQueue(queues > 1));
   socket_ = OpenSocket();
+  routes_ = OwnFd(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
+  if (!routes_.valid()) ThrowErrno("make a netlink socket");
+}
+
+void TapNetwork::RemoveTap() const {
+  sockaddr_ll address{};
+  socklen_t length = sizeof address;
+  if (::getsockname(socket_.get(), reinterpret_cast<sockaddr*>(&address), &length) != 0) ThrowErrno("look at the tap");
+  struct {
+    nlmsghdr header;
+    ifinfomsg link;
+  } request{};
+  request.header.nlmsg_len = sizeof request;
+  request.header.nlmsg_type = RTM_DELLINK;
+  request.header.nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK;
+  request.link.ifi_index = address.sll_ifindex;
+  struct {
+    nlmsghdr header;
+    nlmsgerr error;
+  } answer{};
+  if (::send(routes_.get(), &request, sizeof request, 0) != static_cast<ssize_t>(sizeof request) ||
+      ::recv(routes_.get(), &answer, sizeof answer, 0) < 0) {
+    ThrowErrno("remove the tap");
+  }
+  if (answer.error.error != 0) throw FatalError("remove the tap", -answer.error.error);
 }
 
 void TapNetwork::Send(const std::string& frame) const {
-  if (::send(socket_.get(), frame.data(), frame.size(), 0) != static_cast<ssize_t>(frame.size())) {
-    ThrowErrno("send a frame to the tap");
-  }
+  if (!TrySend(frame)) ThrowErrno("send a frame to the tap");
 }
 
-void TapNetwork::TrySend(const std::string& frame) const {
-  if (::send(socket_.get(), frame.data(), frame.size(), 0) < 0 && errno != ENOBUFS) {
-    ThrowErrno("send a frame to the tap");
-  }
+bool TapNetwork::TrySend(const std::string& frame) const {
+  return ::send(socket_.get(), frame.data(), frame.size(), 0) == static_cast<ssize_t>(frame.size());
 }
 
 bool TapNetwork::WaitForFrame(int timeout_ms) const {

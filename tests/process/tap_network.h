@@ -18,8 +18,8 @@ class TapNetwork {
 
   std::vector<OwnFd> TakeQueues() { return std::move(queues_); }
   void Send(const std::string& frame) const;
-  // One that is lost where there is no room for it.
-  void TrySend(const std::string& frame) const;
+  // False, with errno, where there is no room for one more.
+  bool TrySend(const std::string& frame) const;
   // False if none comes within that time.
   bool WaitForFrame(int timeout_ms) const;
   // The next frame of the tests' EtherType that came out of the tap; empty after a time that only a hang takes.
@@ -28,10 +28,13 @@ class TapNetwork {
   bool HasFrame() const { return WaitForFrame(0); }
   // Whether whoever holds the queues takes packets of TCP that are yet to be cut into segments.
   bool TakesLargePackets() const;
+  // Takes the interface away, whoever has it open.
+  void RemoveTap() const;
 
  private:
   std::vector<OwnFd> queues_;
   OwnFd socket_;
+  OwnFd routes_;  // a netlink socket in there
 };
 
 // A frame of the tests' EtherType.
