@@ -10,6 +10,8 @@
 #include <linux/netlink.h>
 #include <linux/perf_event.h>
 #include <linux/userfaultfd.h>
+#define VIRTIO_RING_NO_LEGACY  // that part of the kernel's header is C only
+#include <linux/vhost.h>
 #include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
@@ -36,6 +38,7 @@ namespace bulkhead::jail {
 namespace {
 
 constexpr int kManyDescriptors = 256;
+constexpr const char* kVhostNet = "/dev/vhost-net";
 
 // No wrapper of the C library stands between an attempt and the kernel, and none allocates.
 template <typename... Args>
@@ -297,6 +300,16 @@ bool SharedMemory(const Targets&) {
 bool AddKey(const Targets&) {
   return Call(SYS_add_key, "user", "bulkhead-test", "x", size_t{1}, KEY_SPEC_PROCESS_KEYRING) > 0;
 }
+// Other memory for the kernel's thread than the process had set before it was locked down.
+bool ChangeVhostMemory(const Targets&) {
+  vhost_memory none{};
+  for (int fd = 0; fd < kManyDescriptors; ++fd) {
+    if (Call(SYS_ioctl, fd, VHOST_SET_MEM_TABLE, &none) == 0) return true;
+  }
+  const long own = Call(SYS_openat, AT_FDCWD, kVhostNet, O_RDWR);
+  return own >= 0 && Call(SYS_ioctl, static_cast<int>(own), VHOST_SET_OWNER, nullptr) == 0 &&
+         Call(SYS_ioctl, static_cast<int>(own), VHOST_SET_MEM_TABLE, &none) == 0;
+}
 bool CreateVm(const Targets&) {
   for (int fd = 0; fd < kManyDescriptors; ++fd) {
     if (Call(SYS_ioctl, fd, KVM_CREATE_VM, 0UL) >= 0 || Call(SYS_ioctl, fd, KVM_CREATE_VCPU, 63UL) >= 0) return true;
@@ -390,6 +403,7 @@ constexpr Attempt kAttempts[] = {
     {"shared-memory", SharedMemory, kNone},
     {"add-key", AddKey, kNone},
     {"create-vm", CreateVm, kGrants, true},
+    {"change-vhost-memory", ChangeVhostMemory, kNone, true, kVhostNet},
     {"fake-terminal-input", FakeTerminalInput, kNone},
     {"make-dumpable", MakeDumpable, kNone},
     {"raise-limits", RaiseLimits, kLimits},

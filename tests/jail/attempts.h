@@ -26,6 +26,8 @@ struct Attempt {
   const char* second_wall;
   // Only root can make it outside, so that only root can show that it works there.
   bool needs_root = false;
+  // Only where the host has it does it work outside.
+  const char* needs_device = nullptr;
 };
 
 std::span<const Attempt> Attempts();
