@@ -17,6 +17,8 @@ struct NetTraffic {
   uint64_t bytes = 0;
   uint64_t dropped = 0;
   uint64_t refused = 0;
+
+  bool operator==(const NetTraffic&) const = default;
 };
 
 struct NetFigures {
@@ -25,6 +27,7 @@ struct NetFigures {
   std::optional<NetTraffic> sent;
 
   void Fill(control::NetReport::Builder out) const;
+  bool operator==(const NetFigures&) const = default;
 };
 
 class NetInquiry {

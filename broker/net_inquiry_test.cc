@@ -71,6 +71,16 @@ TEST_F(NetInquiryTest, TakesTheNumbers) {
   }
 }
 
+TEST_F(NetInquiryTest, PassesTheNumbersOn) {
+  const NetFigures figures{.link = LinkState::DOWN,
+                           .received = {.packets = 1, .bytes = 2, .dropped = 3, .refused = 4},
+                           .sent = {.packets = 5, .bytes = 6, .dropped = 7, .refused = 8}};
+  behaviour_->answer = [&](control::NetReport::Builder report) { figures.Fill(report); };
+  const auto answer = Ask();
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(*answer, figures);
+}
+
 TEST_F(NetInquiryTest, OneThatFailsOrSaysWhatCannotBeHasNotAnswered) {
   EXPECT_FALSE(Ask());
   behaviour_->answer = [](control::NetReport::Builder report) { report.setLink(static_cast<LinkState>(77)); };
