@@ -432,12 +432,14 @@ TEST_F(VirtioNetTest, APauseAndOtherLimitsHoldNothingBack) {
   net_.Send(Packet({}, TestFrame(100)));
   EXPECT_EQ(net_.Control(Command(6, 0, Bytes(0u) + Bytes(0u))), 0);
   EXPECT_EQ(net_.function().Interrupts(2), 1u);
-  EXPECT_EQ(net_.Control(Command(6, 1, late)), 0);
+  for (int command : {0, 1}) EXPECT_EQ(net_.Control(Command(6, command, late)), 0);
   Post({2000});
   net_.port().Arrive(Packet({}, TestFrame(60)));
   net_.Wait(kReceive);
+  net_.Send(Packet({}, TestFrame(100)));
   net_.function().function().Pause();
   EXPECT_EQ(net_.function().Interrupts(1), 1u);
+  EXPECT_EQ(net_.function().Interrupts(2), 1u);
 }
 
 TEST_F(VirtioNetTest, CoalescingThatCannotBeIsRefused) {

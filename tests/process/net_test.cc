@@ -536,24 +536,29 @@ TEST_F(NetWithVhostTest, NothingIsLeftOfAProcessThatIsKilledUnderLoad) {
   load.join();
 }
 
+DeviceProcess::Options NetOnALink(bool link_down = false) {
+  return {.configure =
+              [link_down](control::VmConfig::Builder vm) {
+                auto net = vm.initNets(1)[0];
+                auto mac = net.initMac(6);
+                mac[0] = 2;
+                mac[5] = kGuest;
+                net.setMtu(1500);
+                net.setLinkDown(link_down);
+                auto user = net.initUser();
+                user.initNetwork4(4)[0] = 10;
+                user.setPrefix4(24);
+                user.setMtu(1500);
+              },
+          .plan = broker::PlanNets,
+          .plan_name = "net0"};
+}
+
 // The net process of user-mode networking, with this program as its outside. Takes no rights.
 class NetOnALinkTest : public testing::Test {
  protected:
   NetOnALinkTest()
-      : process_(std::make_unique<DeviceProcess>(*io_, DeviceProcess::Options{.configure =
-                                                                                  [](control::VmConfig::Builder vm) {
-                                                                                    auto net = vm.initNets(1)[0];
-                                                                                    auto mac = net.initMac(6);
-                                                                                    mac[0] = 2;
-                                                                                    mac[5] = kGuest;
-                                                                                    net.setMtu(1500);
-                                                                                    auto user = net.initUser();
-                                                                                    user.initNetwork4(4)[0] = 10;
-                                                                                    user.setPrefix4(24);
-                                                                                    user.setMtu(1500);
-                                                                                  },
-                                                                              .plan = broker::PlanNets,
-                                                                              .plan_name = "net0"})),
+      : process_(std::make_unique<DeviceProcess>(*io_, NetOnALink())),
         link_(OrThrow(MapPacketLink(process_->plan().packets->memory.get()))),
         sent_(&link_->to_outside),
         arriving_(&link_->to_net),
@@ -638,6 +643,12 @@ TEST_F(NetOnALinkTest, ItsLinkGoesOffAndOn) {
   EXPECT_EQ(function_.Wait(0).length, kHeader + 701);
   function_.Send(TestFrame(601, kHost, kGuest));
   EXPECT_EQ(TakeSent(), TestFrame(601, kHost, kGuest));
+}
+
+TEST_F(NetOnALinkTest, ItsLinkCanBeOffFromTheStart) {
+  DeviceProcess process(*io_, NetOnALink(true));
+  const auto response = process.device().reportNetRequest().send().wait(process.wait());
+  EXPECT_EQ(response.getReport().getLink(), control::LinkState::DOWN);
 }
 
 TEST_F(NetOnALinkTest, ItsLinkIsDownWhenItsOutsideHasEndedAndItGoesOn) {
