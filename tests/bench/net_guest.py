@@ -39,7 +39,7 @@ def interface(who, wire, port):
     if wire == "user" and who == "bulkhead":
         return ["--net", f"user,mac={MAC},allow=127.0.0.1:{port}"]
     if who == "bulkhead":
-        return ["--net", f"tap={TAP}" + (",vhost=on" if wire == "vhost" else "")]
+        return ["--net", f"tap={TAP}" + (",vhost=on,mac-spoofing=allow" if wire == "vhost" else "")]
     netdev = "user,id=net" if wire == "user" else \
         f"tap,id=net,ifname={TAP},script=no,downscript=no,vhost={'on' if wire == 'vhost' else 'off'}"
     return ["-netdev", netdev, "-device", f"virtio-net-pci,netdev=net,mac={MAC},disable-legacy=on"]
