@@ -303,8 +303,8 @@ VmRun::DeviceProcess& VmRun::Named(const std::string& name, bool DevicePlan::*is
     if (!process.device) throw Failure("'" + name + "' is not running");
     return process;
   }
-  throw Failure("the VM has no " + std::string(what) + " '" + PlainLine(name) + "'; it has " +
-                (known.empty() ? "none" : known));
+  throw Failure("the VM has no " + std::string(what) + " '" + PlainLine(name) +
+                "' of which that can be asked; it has " + (known.empty() ? "none" : known));
 }
 
 kj::Promise<void> VmRun::Throttle(const std::string& device, control::DiskThrottle::Reader limits) {

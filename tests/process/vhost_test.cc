@@ -75,7 +75,7 @@ TEST_F(VhostTest, ItsInterfaceTakesNoLimitsLater) {
   ASSERT_TRUE(vm.WaitForOutput("idle")) << vm.errors();
   const Finished throttle = RunBulkhead({"throttle", name, "net0", "bps=1M"});
   EXPECT_EQ(throttle.status, 1);
-  EXPECT_NE(throttle.errors.find("that can be limited"), std::string::npos) << throttle.errors;
+  EXPECT_NE(throttle.errors.find("of which that can be asked; it has none"), std::string::npos) << throttle.errors;
 }
 
 // Nobody else has kept a descriptor by which the kernel would go on.
