@@ -45,14 +45,6 @@ VirtioQueue g_queue;
 Slot g_slots[kMaxDepth];
 uint64_t g_disk_bytes;
 
-// The next number of a list with commas.
-uint64_t TakeNumber(const char** text) {
-  uint64_t value = 0;
-  while (**text == ',') ++*text;
-  for (; **text >= '0' && **text <= '9'; ++*text) value = value * 10 + static_cast<uint64_t>(**text - '0');
-  return value;
-}
-
 bool ParseRequests(const char* text, Requests* load) {
   load->write = *text == 'w';
   while (*text != 0 && *text != ',') ++text;

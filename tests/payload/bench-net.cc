@@ -169,14 +169,6 @@ bool Echo(const Load& load) {
   return Wait("what was sent is not given back", [] { return Reclaim(), g_sending == 0; });
 }
 
-// The next number of a list with commas.
-uint64_t TakeNumber(const char** text) {
-  uint64_t value = 0;
-  while (**text == ',') ++*text;
-  for (; **text >= '0' && **text <= '9'; ++*text) value = value * 10 + static_cast<uint64_t>(**text - '0');
-  return value;
-}
-
 bool Parse(const char* text, Load* load) {
   load->kind = *text == 's' ? Load::kSend : *text == 'r' ? Load::kReceive : Load::kEcho;
   while (*text != 0 && *text != ',') ++text;

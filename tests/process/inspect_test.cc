@@ -147,7 +147,9 @@ TEST(SetLink, IsSeenAndWhatCannotBeIsSaid) {
   EXPECT_EQ(link(), "up");
   const Finished unknown = set("disk0", "off");
   EXPECT_EQ(unknown.status, 1);
-  EXPECT_NE(unknown.errors.find("no network interface 'disk0' of which that can be asked; it has net0"), std::string::npos) << unknown.errors;
+  EXPECT_NE(unknown.errors.find("no network interface 'disk0' of which that can be asked; it has net0"),
+            std::string::npos)
+      << unknown.errors;
   ASSERT_EQ(SignalTo(vm.name(), outside, SIGKILL), 0);
   ASSERT_TRUE(Eventually([&] { return link() == "down (its outside is gone)"; }));
   EXPECT_EQ(set(net, "off").status, 0);

@@ -14,12 +14,11 @@
 #include <iterator>
 #include <thread>
 
-#include "device-procs/common/virtio_pci_registers.h"
 #include "device-procs/common/virtqueue_driver.h"
 #include "ipc/packet_ring.h"
 #include "ipc/rpc.h"
-#include "tests/process/device_process.h"
 #include "tests/process/harness.h"
+#include "tests/process/process_function.h"
 #include "tests/process/tap_network.h"
 #include "tests/process/vhost.h"
 
@@ -27,7 +26,6 @@ namespace bulkhead::test {
 namespace {
 
 using device::FeatureBit;
-using device::WriteEffect;
 using device::test::QueueDriver;
 using device::test::Used;
 
@@ -59,16 +57,16 @@ DeviceProcess::Options Net(TapNetwork& network, bool vhost = false) {
           .plan = broker::PlanNets};
 }
 
-class NetFunction final : public device::test::FunctionRegisters {
+class NetFunction final : public ProcessFunction {
  public:
-  explicit NetFunction(DeviceProcess& process) : process_(process) {}
+  using ProcessFunction::ProcessFunction;
 
   void Start(uint64_t features, uint16_t queues, uint16_t queue_size = kQueueSize) {
     ASSERT_TRUE(Negotiate(device::test::kVersion1 | features));
     queues_.clear();
-    OrThrow(process_.memory().Fill(Gpa{0x10000}, 0x2000u * queues, std::byte{0}));
+    OrThrow(process().memory().Fill(Gpa{0x10000}, 0x2000u * queues, std::byte{0}));
     for (uint16_t i = 0; i < queues; ++i) {
-      queues_.push_back(std::make_unique<QueueDriver>(process_.memory(), Gpa{0x10000u + 0x2000u * i}, queue_size));
+      queues_.push_back(std::make_unique<QueueDriver>(process().memory(), Gpa{0x10000u + 0x2000u * i}, queue_size));
       SetUpQueue(i, queues_.back()->layout());
     }
     EnableMsix(static_cast<uint16_t>(queues + 1));
@@ -77,12 +75,12 @@ class NetFunction final : public device::test::FunctionRegisters {
   // Goes on with the queues of another process's function, in memory that is a copy.
   void TakeOverQueues(const NetFunction& other) {
     for (const auto& queue : other.queues_) {
-      queues_.push_back(std::make_unique<QueueDriver>(process_.memory(), *queue));
+      queues_.push_back(std::make_unique<QueueDriver>(process().memory(), *queue));
     }
   }
   QueueDriver& queue(uint16_t index) { return *queues_[index]; }
   Used Wait(uint16_t index) {
-    EXPECT_TRUE(process_.AwaitInterrupt(index + 1u));
+    EXPECT_TRUE(process().AwaitInterrupt(index + 1u));
     return queue(index).TakeUsed().value_or(Used{});
   }
   // Until so many are used; false if one is missing.
@@ -90,7 +88,7 @@ class NetFunction final : public device::test::FunctionRegisters {
     for (unsigned used = 0; used < count;) {
       if (queue(index).TakeUsed()) {
         ++used;
-      } else if (!process_.AwaitInterrupt(index + 1u)) {
+      } else if (!process().AwaitInterrupt(index + 1u)) {
         return false;
       }
     }
@@ -100,33 +98,24 @@ class NetFunction final : public device::test::FunctionRegisters {
     const auto index = static_cast<uint16_t>(2 * pair + 1);
     queue(index).PutText(kData, std::string(kHeader, '\0') + frame);
     queue(index).Add({{kData, static_cast<uint32_t>(kHeader + frame.size())}});
-    process_.Kick(index);
+    process().Kick(index);
     Wait(index);
   }
   void Post(uint16_t index, Gpa at, uint32_t bytes) {
     queue(index).Add({{at, bytes, true}});
-    process_.Kick(index);
+    process().Kick(index);
   }
   // The device's answer.
   int Control(uint16_t index, const std::string& command) {
     queue(index).PutText(kData, command);
     queue(index).Add({{kData, static_cast<uint32_t>(command.size())}, {kData + 0x100, 1, true}});
-    process_.Kick(index);
+    process().Kick(index);
     Wait(index);
     return queue(index).Get<uint8_t>(kData + 0x100);
   }
   int SetPairs(uint16_t index, uint8_t count) { return Control(index, {4, 0, static_cast<char>(count), 0}); }
 
  private:
-  uint64_t Read(uint16_t region, uint64_t offset, uint8_t width) override {
-    return process_.channel().Read(region, offset, width);
-  }
-  WriteEffect Write(uint16_t region, uint64_t offset, uint8_t width, uint64_t value) override {
-    process_.channel().Write(region, offset, width, value);
-    return {};
-  }
-
-  DeviceProcess& process_;
   std::vector<std::unique_ptr<QueueDriver>> queues_;
 };
 

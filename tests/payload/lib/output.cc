@@ -114,9 +114,13 @@ bool TextParameter(const char* name, char* value, size_t size) {
 
 uint64_t Parameter(const char* name, uint64_t otherwise) {
   const char* at = Find(name);
-  if (at == nullptr) return otherwise;
+  return at == nullptr ? otherwise : TakeNumber(&at);
+}
+
+uint64_t TakeNumber(const char** text) {
   uint64_t value = 0;
-  for (; *at >= '0' && *at <= '9'; ++at) value = value * 10 + static_cast<uint64_t>(*at - '0');
+  while (**text == ',') ++*text;
+  for (; **text >= '0' && **text <= '9'; ++*text) value = value * 10 + static_cast<uint64_t>(**text - '0');
   return value;
 }
 

@@ -76,6 +76,8 @@ bool Expect(const char* name, const char* why, bool condition);
 // The command line's "name=value".
 bool TextParameter(const char* name, char* value, size_t size);
 uint64_t Parameter(const char* name, uint64_t otherwise);
+// The next number of a list with commas, which is taken from its beginning.
+uint64_t TakeNumber(const char** text);
 bool TextEquals(const char* a, const char* b);
 
 // The zero page of the Linux boot protocol; where PVH was used, one that has the command line and ACPI's root.
