@@ -22,7 +22,7 @@ class Notifier {
   void PacketDone() {
     if (coalescer_.active() && coalescer_.Add(Throttle::NowNs())) Tell();
   }
-  // No more is given back for now. To be called again at due_ns() at the latest.
+  // That was the last of a batch. To be called again at due_ns() at the latest.
   void BatchDone() {
     if (!coalescer_.active() || coalescer_.Due(Throttle::NowNs())) Tell();
   }
