@@ -66,16 +66,17 @@ BLOCK_DEVICES := disk img
 # User-mode networking: Debian has libslirp as a shared library only, so this one executable is dynamic. Its libraries are
 # there when it starts, before it enters its empty root. Its file that defines calls of the C library is no one else's.
 SLIRP_SRC := $(call sources,device-procs/usernet/slirp)
-BROKER_SRC := $(call sources,broker broker/plans)
+BROKER_SRC := $(call sources,broker broker/plans) broker/spawner/protocol.cc
+SPAWNER_SRC := $(call sources,broker/spawner) broker/spawn.cc broker/violations.cc
 LAUNCHER_SRC := $(call sources,broker/launcher)
 RUNNER_SRC := $(call sources,vcpu-runner vcpu-runner/boot vcpu-runner/kvm)
 PROBE_SRC := $(call sources,vcpu-runner/probe vcpu-runner/kvm)
 DEVICE_SRC := $(foreach d,$(DEVICES),$(call sources,device-procs/$(d)))
 TEST_SRC := $(wildcard ipc/*_test.cc broker/*_test.cc broker/*/*_test.cc vcpu-runner/*_test.cc vcpu-runner/*/*_test.cc \
   device-procs/*/*_test.cc device-procs/common/*/*_test.cc device-procs/common/*/*/*_test.cc)
-ALL_SRC := $(sort $(IPC_SRC) $(COMMON_SRC) $(BLOCK_SRC) $(BROKER_SRC) $(LAUNCHER_SRC) $(RUNNER_SRC) $(PROBE_SRC) $(DEVICE_SRC))
+ALL_SRC := $(sort $(SPAWNER_SRC) $(IPC_SRC) $(COMMON_SRC) $(BLOCK_SRC) $(BROKER_SRC) $(LAUNCHER_SRC) $(RUNNER_SRC) $(PROBE_SRC) $(DEVICE_SRC))
 
-HELPERS := $(addprefix $(BUILD)/libexec/bulkhead-,broker vcpu-runner probe $(DEVICES))
+HELPERS := $(addprefix $(BUILD)/libexec/bulkhead-,broker spawner vcpu-runner probe $(DEVICES))
 PROGRAMS := $(BUILD)/bulkhead $(HELPERS)
 
 .PHONY: all
@@ -125,6 +126,8 @@ $(BUILD)/bulkhead: $(call objects,$(LAUNCHER_SRC)) $(IPC_OBJ)
 	$(call link,$(CHILD_LIBS))
 $(BUILD)/libexec/bulkhead-broker: $(call objects,$(BROKER_SRC)) $(IPC_OBJ) \
   $(filter %_settings.capnp.o,$(SCHEMA_OBJECTS))
+	$(call link,$(CHILD_LIBS))
+$(BUILD)/libexec/bulkhead-spawner: $(call objects,$(SPAWNER_SRC)) $(IPC_OBJ)
 	$(call link,$(CHILD_LIBS))
 $(BUILD)/libexec/bulkhead-vcpu-runner: $(call objects,$(RUNNER_SRC)) $(IPC_OBJ)
 	$(call link,$(CHILD_LIBS))

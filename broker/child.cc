@@ -27,19 +27,42 @@ void SetNonBlocking(int fd) { ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONB
 
 }  // namespace
 
+std::string ChildTitle(const std::string& vm, const std::string& name) { return "bulkhead:" + vm + " " + name; }
+
+namespace {
+
+Newborn Bear(const std::string& executable, const std::string& title, const Birthplace& place) {
+  Newborn born{.process = SpawnChild(executable, title, place), .reports_violations = false, .take_listener = {}};
+  born.reports_violations = CanWatchViolations(born.process.pidfd);
+  born.take_listener = [](const OwnFd& pidfd, int listener) -> kj::Promise<OwnFd> {
+    auto taken = ViolationWatch::TakeListener(pidfd, listener);
+    if (!taken.ok()) return Failure(taken.error().message);
+    return *std::move(taken);
+  };
+  SetNonBlocking(born.process.log.get());
+  return born;
+}
+
+}  // namespace
+
 Child::Child(kj::AsyncIoContext& io, const std::string& executable, const std::string& vm, const std::string& name,
              capnp::Capability::Client host, const Birthplace& place)
+    : Child(io, Bear(executable, ChildTitle(vm, name), place), vm, name, kj::mv(host)) {}
+
+Child::Child(kj::AsyncIoContext& io, Newborn born, const std::string& vm, const std::string& name,
+             capnp::Capability::Client host)
     : io_(io),
       vm_(vm),
       name_(name),
-      process_(SpawnChild(executable, "bulkhead:" + vm + " " + name, place)),
+      process_(std::move(born.process)),
       death_(io.unixEventPort, process_.pidfd.get(), FdObserver::OBSERVE_READ),
       log_(io.unixEventPort, process_.log.get(), FdObserver::OBSERVE_READ),
       connection_(std::in_place, *io.lowLevelProvider, std::move(process_.control), kj::mv(host),
                   Descriptors::kRefused),
       hang_up_task_(nullptr),
       log_task_(nullptr),
-      reports_violations_(CanWatchViolations(process_.pidfd)),
+      reports_violations_(born.reports_violations),
+      take_listener_(std::move(born.take_listener)),
       violation_task_(nullptr) {
   // One that broke the connection, or closed it, is of no more use. Before it was ready it may be about to say why.
   hang_up_task_ = connection_->OnDisconnect()
@@ -49,7 +72,6 @@ Child::Child(kj::AsyncIoContext& io, const std::string& executable, const std::s
                       })
                       .then([this] { Kill(); })
                       .eagerlyEvaluate([](kj::Exception&&) {});
-  SetNonBlocking(process_.log.get());
   log_task_ = ReadLog().eagerlyEvaluate([](kj::Exception&&) {});
 }
 
@@ -60,19 +82,22 @@ Child::~Child() {
   ::waitid(P_PIDFD, static_cast<id_t>(process_.pidfd.get()), &info, WEXITED);
 }
 
-Result<void> Child::SetReady(int violations) {
+kj::Promise<void> Child::SetReady(int violations) {
   ready_ = true;
-  if (!reports_violations_) return {};
-  auto listener = ViolationWatch::TakeListener(process_.pidfd, violations);
-  if (!listener.ok()) return listener.error();
-  violations_.emplace(io_.unixEventPort, *std::move(listener));
+  if (!reports_violations_) return kj::READY_NOW;
+  return taking_.wrap(take_listener_(process_.pidfd, violations).then([this](OwnFd listener) {
+    WatchViolations(std::move(listener));
+  }));
+}
+
+void Child::WatchViolations(OwnFd listener) {
+  violations_.emplace(io_.unixEventPort, std::move(listener));
   violation_task_ = violations_->First()
                         .then([this](std::string call) {
                           violation_ = kj::mv(call);
                           Kill();
                         })
                         .eagerlyEvaluate([](kj::Exception&&) {});
-  return {};
 }
 
 void Child::Kill() {

@@ -16,18 +16,31 @@
 
 namespace bulkhead::broker {
 
+// The title of a VM's process in process lists.
+std::string ChildTitle(const std::string& vm, const std::string& name);
+
+// A process that has just been started, and how to take its system call filter's listener.
+struct Newborn {
+  ChildProcess process;
+  bool reports_violations = false;
+  std::function<kj::Promise<OwnFd>(const OwnFd& pidfd, int listener)> take_listener;
+};
+
 class Child {
  public:
   // Starts the process; `host` is the capability it finds on its connection. `vm` and `name` go into its title and the
   // log. Log lines are held back until SetReady, since the last one is the reason if it dies before.
   Child(kj::AsyncIoContext& io, const std::string& executable, const std::string& vm, const std::string& name,
         capnp::Capability::Client host, const Birthplace& place);
+  // The same with one that somebody else has started.
+  Child(kj::AsyncIoContext& io, Newborn born, const std::string& vm, const std::string& name,
+        capnp::Capability::Client host);
   ~Child();  // kills and reaps it
 
   // Resolves when the process has ended, with a line that says how.
   kj::Promise<std::string> WhenDead();
   // Locked down. `violations` is what the child says of its filter's listener (control.capnp, SandboxReport).
-  Result<void> SetReady(int violations);
+  kj::Promise<void> SetReady(int violations);
   // Whether its violations are to be reported, and so will be.
   bool reports_violations() const { return reports_violations_; }
   void Kill();
@@ -39,10 +52,12 @@ class Child {
   // Whether a signal has stopped it (SIGSTOP): it may go on, or never. Once for each time.
   bool WasStopped();
 
+  bool ended() const { return reaped_; }
   pid_t pid() const { return process_.pid; }
   const std::string& name() const { return name_; }
 
  private:
+  void WatchViolations(OwnFd listener);
   kj::Promise<void> ReadLog();
   void TakeLog(std::string_view bytes);
   void PrintLine();
@@ -58,6 +73,8 @@ class Child {
   kj::Promise<void> hang_up_task_;  // goes before the connection
   kj::Promise<void> log_task_;
   const bool reports_violations_;
+  const std::function<kj::Promise<OwnFd>(const OwnFd&, int)> take_listener_;
+  kj::Canceler taking_;  // of the listener
   std::optional<ViolationWatch> violations_;
   kj::Promise<void> violation_task_;
   std::string violation_;

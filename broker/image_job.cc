@@ -25,20 +25,18 @@ class ImageJob::Host final : public control::ImageHost::Server {
     return kj::READY_NOW;
   }
   kj::Promise<void> ready(ReadyContext context) override {
-    if (job_->worker_) return Failure("already ready");
-    const auto params = context.getParams();
-    if (auto ready = job_->child_->SetReady(params.getSandbox().getViolations()); !ready.ok()) {
-      return Failure(ready.error().message);
-    }
-    job_->worker_ = params.getWorker();
-    ready_->fulfill();
-    return kj::READY_NOW;
+    if (std::exchange(said_ready_, true)) return Failure("already ready");
+    return job_->child_->SetReady(context.getParams().getSandbox().getViolations()).then([this, context]() mutable {
+      job_->worker_ = context.getParams().getWorker();
+      ready_->fulfill();
+    });
   }
 
  private:
   Revocable<ImageJob> job_;
   kj::Own<kj::PromiseFulfiller<void>> ready_;
   bool granted_ = false;
+  bool said_ready_ = false;
 };
 
 ImageJob::ImageJob(kj::AsyncIoContext& io, const std::string& helpers,

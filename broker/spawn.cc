@@ -95,9 +95,17 @@ void WriteIdMaps(pid_t pid, std::optional<uint32_t> uid) {
 
 }  // namespace
 
-ChildProcess SpawnChild(const std::string& executable, const std::string& title, const Birthplace& place) {
+OwnFd OpenProgram(const std::string& executable) {
   OwnFd program(::open(executable.c_str(), O_PATH | O_CLOEXEC));
   if (!program.valid()) ThrowErrno("find " + executable + " (is Bulkhead installed completely?)");
+  return program;
+}
+
+ChildProcess SpawnChild(const std::string& executable, const std::string& title, const Birthplace& place) {
+  return SpawnProgram(OpenProgram(executable), title, place, ParentIs::kSelf);
+}
+
+ChildProcess SpawnProgram(const OwnFd& program, const std::string& title, const Birthplace& place, ParentIs parent) {
   OwnFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
   if (!null.valid()) ThrowErrno("open /dev/null");
   auto [log_read, log_write] = MakePipe();
@@ -109,7 +117,12 @@ ChildProcess SpawnChild(const std::string& executable, const std::string& title,
   clone_args clone{};
   clone.flags = kNamespaces | (place.keeps_network ? 0 : CLONE_NEWNET) | CLONE_PIDFD;
   clone.pidfd = reinterpret_cast<uint64_t>(&pidfd);
-  clone.exit_signal = SIGCHLD;
+  // The child of one's parent has the same signal as oneself, and may not be given another (clone(2)).
+  if (parent == ParentIs::kParent) {
+    clone.flags |= CLONE_PARENT;
+  } else {
+    clone.exit_signal = SIGCHLD;
+  }
   if (place.cgroup.valid()) {
     clone.flags |= CLONE_INTO_CGROUP;
     clone.cgroup = static_cast<uint64_t>(place.cgroup.get());
@@ -125,7 +138,7 @@ ChildProcess SpawnChild(const std::string& executable, const std::string& title,
     WriteIdMaps(pid, place.uid);
   } catch (...) {
     go_write.Close();
-    ::waitpid(pid, nullptr, 0);
+    if (parent == ParentIs::kSelf) ::waitpid(pid, nullptr, 0);
     throw;
   }
   const char go = 1;

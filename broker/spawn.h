@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Starts a child process in namespaces of its own with exactly the descriptors it is born with. Broker, main thread
-// (the only one: the new process is a copy of it until exec).
+// Starts a child process in namespaces of its own with exactly the descriptors it is born with. Broker or spawner, main
+// thread (the only one: the new process is a copy of it until exec).
 #pragma once
 
 #include <sys/types.h>
@@ -26,8 +26,15 @@ struct ChildProcess {
   OwnFd log;      // read end of its stderr
 };
 
-// `executable` is the file of the child's kind; `title` becomes argv[0]. Throws FatalError, naming what the host
-// forbids (user namespaces) and how to allow it.
+// The file of a child's kind, to be started now or later. Throws FatalError.
+OwnFd OpenProgram(const std::string& executable);
+
+// Whose child it becomes: of who starts it, or, where that is the spawner, of the broker that the spawner is a child of.
+enum class ParentIs { kSelf, kParent };
+
+// `title` becomes argv[0]. Throws FatalError, naming what the host forbids (user namespaces) and how to allow it.
+ChildProcess SpawnProgram(const OwnFd& program, const std::string& title, const Birthplace& place, ParentIs parent);
+// The same with a program that is named, as this process's child.
 ChildProcess SpawnChild(const std::string& executable, const std::string& title, const Birthplace& place);
 
 }  // namespace bulkhead::broker

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "broker/plain_line.h"
+#include "ipc/journal.h"
 #include "ipc/platform.h"
 
 namespace bulkhead::broker {
@@ -18,8 +19,16 @@ namespace {
 // How long an exit's two sides may spin for each other before they sleep.
 constexpr uint32_t kExitSpinNs = 50'000;
 constexpr auto kQuiesceTime = 5 * kj::SECONDS;
+// For another process to take the place of one that died.
+constexpr uint64_t kPatienceNs = 10'000'000'000;
 // Less than the patience of who asks the broker.
 constexpr auto kInquiryTime = 1 * kj::SECONDS;
+
+Result<OwnFd> MakeJournal(const DevicePlan& plan) {
+  size_t queues = 0;
+  for (const PlannedFunction& function : plan.functions) queues += function.queues;
+  return Journal::Make("journal-" + plan.name, queues);
+}
 
 }  // namespace
 
@@ -41,7 +50,9 @@ class VmRun::MachineControlServer final : public control::MachineControl::Server
 
 class VmRun::DeviceHostServer final : public control::DeviceHost::Server {
  public:
-  DeviceHostServer(Revocable<VmRun> run, size_t index) : run_(std::move(run)), index_(index) {}
+  // Of the process that is the `generation`-th in its place.
+  DeviceHostServer(Revocable<VmRun> run, size_t index, unsigned generation)
+      : run_(std::move(run)), index_(index), generation_(generation) {}
   kj::Promise<void> grants(GrantsContext context) override {
     // Each answer costs this process descriptors.
     if (std::exchange(granted_, true)) return Failure("already granted");
@@ -50,19 +61,20 @@ class VmRun::DeviceHostServer final : public control::DeviceHost::Server {
   }
   kj::Promise<void> ready(ReadyContext context) override {
     DeviceProcess& process = run_->devices_[index_];
-    if (process.device || process.dead) return Failure("already ready");
-    if (auto ready = run_->TakeReport(*process.child, context.getParams().getSandbox()); !ready.ok()) {
-      return Failure(ready.error().message);
+    if (std::exchange(said_ready_, true) || process.dead || process.generation != generation_) {
+      return Failure("already ready");
     }
-    process.device = context.getParams().getDevice();
-    if (--run_->not_ready_ == 0) run_->all_ready_.fulfiller->fulfill();
-    return kj::READY_NOW;
+    return run_->TakeReport(*process.child, context.getParams().getSandbox()).then([this, context]() mutable {
+      run_->DeviceReady(index_, context.getParams().getDevice());
+    });
   }
 
  private:
   Revocable<VmRun> run_;
-  size_t index_;
+  const size_t index_;
+  const unsigned generation_;
   bool granted_ = false;
+  bool said_ready_ = false;
 };
 
 class VmRun::RunnerHostServer final : public control::RunnerHost::Server {
@@ -80,13 +92,12 @@ class VmRun::RunnerHostServer final : public control::RunnerHost::Server {
     return kj::READY_NOW;
   }
   kj::Promise<void> ready(ReadyContext context) override {
-    if (run_->runner_) return Failure("already ready");
-    if (auto ready = run_->TakeReport(*run_->runner_process_, context.getParams().getSandbox()); !ready.ok()) {
-      return Failure(ready.error().message);
-    }
-    run_->runner_ = context.getParams().getRunner();
-    if (--run_->not_ready_ == 0) run_->all_ready_.fulfiller->fulfill();
-    return kj::READY_NOW;
+    if (std::exchange(said_ready_, true)) return Failure("already ready");
+    auto reported = run_->TakeReport(*run_->runner_process_, context.getParams().getSandbox());
+    return reported.then([this, context]() mutable {
+      run_->runner_ = context.getParams().getRunner();
+      if (--run_->not_ready_ == 0) run_->all_ready_.fulfiller->fulfill();
+    });
   }
   kj::Promise<void> stopped(StoppedContext context) override {
     const auto reason = context.getParams().getReason();
@@ -101,19 +112,31 @@ class VmRun::RunnerHostServer final : public control::RunnerHost::Server {
     const auto params = context.getParams();
     if (params.getDevice() >= run_->RunnersDevices()) return Failure("no such device");
     const std::string& name = run_->devices_[params.getDevice()].plan->name;
-    run_->DeviceDied(params.getDevice(), name + " " + PlainLine(params.getReason().cStr()));
+    run_->GiveUp(params.getDevice(), name + " " + PlainLine(params.getReason().cStr()));
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> deviceLate(DeviceLateContext context) override {
+    const uint32_t index = context.getParams().getDevice();
+    if (index >= run_->RunnersDevices()) return Failure("no such device");
+    const DeviceProcess& process = run_->devices_[index];
+    // One that is being replaced is late for that reason.
+    if (!process.device) return kj::READY_NOW;
+    run_->EndDevice(index, process.plan->name + " did not answer the guest within " +
+                               std::to_string(run_->settings_.exit_deadline_ns / 1'000'000) + " ms");
     return kj::READY_NOW;
   }
 
  private:
   Revocable<VmRun> run_;
   bool granted_ = false;
+  bool said_ready_ = false;
   std::set<uint32_t> told_;  // devices
 };
 
 VmRun::VmRun(kj::AsyncIoContext& io, const std::string& helpers, const VmSettings& settings, const OwnFd& kvm,
-             const PlaceFor& place_for)
+             const PlaceFor& place_for, Spawner& spawner)
     : io_(io),
+      spawner_(spawner),
       settings_(settings),
       kvm_(kvm),
       memory_(OrThrow(MakeSealedMemory("guest-" + settings.name, settings.memory_bytes))),
@@ -127,6 +150,8 @@ VmRun::VmRun(kj::AsyncIoContext& io, const std::string& helpers, const VmSetting
     DeviceProcess& process = devices_.emplace_back();
     process.plan = plan.get();
     process.wiring = std::make_unique<Wiring>(*plan);
+    process.restraint = Restraint(settings.device_restarts);
+    if (plan->replacement != DevicePlan::Replacement::kNever) process.journal = OrThrow(MakeJournal(*plan));
     if (plan->has_link) process.inquiry = std::make_unique<NetInquiry>(io.provider->getTimer(), kInquiryTime);
   }
   not_ready_ = process_count();
@@ -136,8 +161,9 @@ VmRun::VmRun(kj::AsyncIoContext& io, const std::string& helpers, const VmSetting
     const DevicePlan& plan = *devices_[i].plan;
     Birthplace place = place_for(plan.name);
     place.keeps_network = plan.keeps_network;
-    devices_[i].child = std::make_unique<Child>(io, helpers + "/" + plan.executable, settings.name, plan.name,
-                                                kj::heap<DeviceHostServer>(self_.Get(), i), place);
+    const std::string executable = helpers + "/" + plan.executable;
+    spawner.Enroll(executable, ChildTitle(settings.name, plan.name), place);
+    devices_[i].child = std::make_unique<Child>(io, executable, settings.name, plan.name, MakeHost(i), place);
   }
   Supervise();
 }
@@ -149,17 +175,30 @@ void VmRun::Supervise() {
     runner_.reset();
     End({ExitKind::FAILURE, how});
   }));
-  for (size_t i = 0; i < devices_.size(); ++i) {
-    tasks_->add(devices_[i].child->WhenDead().then([this, i](std::string how) { DeviceDied(i, how); }));
-  }
+  for (size_t i = 0; i < devices_.size(); ++i) WatchDevice(i);
   tasks_->add(WatchStops());
+}
+
+void VmRun::WatchDevice(size_t index) {
+  tasks_->add(devices_[index].child->WhenDead().then([this, index](std::string how) { DeviceEnded(index, how); }));
+}
+
+void VmRun::DeviceReady(size_t index, control::Device::Client device) {
+  DeviceProcess& process = devices_[index];
+  if (process.generation != 0) {
+    process.successor = kj::mv(device);
+    process.successor_ready->fulfill();
+    return;
+  }
+  process.device = kj::mv(device);
+  if (--not_ready_ == 0) all_ready_.fulfiller->fulfill();
 }
 
 // A stopped device process may never go on, and no guest can tell: so it is as good as dead.
 kj::Promise<void> VmRun::WatchStops() {
   return child_signals_.Next().then([this] {
     for (size_t i = 0; i < devices_.size(); ++i) {
-      if (devices_[i].child->WasStopped()) DeviceDied(i, devices_[i].plan->name + " was stopped by a signal");
+      if (devices_[i].child->WasStopped()) EndDevice(i, devices_[i].plan->name + " was stopped by a signal");
     }
     return WatchStops();
   });
@@ -169,11 +208,12 @@ void VmRun::End(VmEnd end) {
   if (end_.fulfiller->isWaiting()) end_.fulfiller->fulfill(kj::mv(end));
 }
 
-void VmRun::DeviceDied(size_t index, const std::string& how) {
+void VmRun::GiveUp(size_t index, const std::string& how) {
   DeviceProcess& process = devices_[index];
   if (process.dead) return;
   process.dead = true;
   process.device.reset();
+  process.successor.reset();
   if (!running_ || !settings_.keep_on_device_failure) {
     End({ExitKind::DEVICE_FAILURE, how});
     return;
@@ -194,7 +234,7 @@ void VmRun::TellPartner(const DevicePlan& dead) {
     if (other.plan->name == dead.outside_of && other.device) {
       tasks_->add(other.device->loseOutsideRequest().send().ignoreResult());
     }
-    if (other.plan->outside_of == dead.name) DeviceDied(i, other.plan->name + " is of no use without " + dead.name);
+    if (other.plan->outside_of == dead.name) GiveUp(i, other.plan->name + " is of no use without " + dead.name);
   }
 }
 
@@ -233,6 +273,7 @@ void VmRun::LoadWith(kj::Promise<void> call, ExitKind kind) {
 }
 
 kj::Promise<void> VmRun::ResumeDevices() {
+  serving_ = true;
   kj::Vector<kj::Promise<void>> calls;
   for (DeviceProcess& process : devices_) {
     if (process.device) calls.add(process.device->resumeRequest().send().ignoreResult());
@@ -241,6 +282,7 @@ kj::Promise<void> VmRun::ResumeDevices() {
 }
 
 kj::Promise<void> VmRun::QuiesceDevices() {
+  serving_ = false;
   kj::Vector<kj::Promise<void>> calls;
   for (DeviceProcess& process : devices_) {
     if (process.device) {
@@ -262,8 +304,11 @@ void VmRun::Finish(const VmEnd& end) {
 
 void VmRun::PressPowerButton() {
   for (DeviceProcess& process : devices_) {
-    if (process.plan->takes_power_button && process.device) {
+    if (!process.plan->takes_power_button || process.dead) continue;
+    if (process.device) {
       tasks_->add(process.device->pressPowerButtonRequest().send().ignoreResult());
+    } else {
+      process.power_button = true;
     }
   }
 }
@@ -285,12 +330,18 @@ kj::Promise<void> VmRun::Resume() {
 
 void VmRun::Attach(size_t device, uint8_t port, OwnFd connection) {
   DeviceProcess& process = devices_[device];
-  if (!process.device) return;
-  auto request = process.device->attachRequest();
+  if (process.dead) return;
+  const int fd = connection.get();
+  process.attached[port] = std::move(connection);
+  if (process.device) tasks_->add(SendAttach(*process.device, port, fd));
+}
+
+kj::Promise<void> VmRun::SendAttach(control::Device::Client& device, uint8_t port, int connection) {
+  auto request = device.attachRequest();
   request.setPort(port);
-  request.setInput(ShareFile(connection.get()));
-  request.setOutput(ShareFile(connection.get()));
-  tasks_->add(request.send().ignoreResult());
+  request.setInput(ShareFile(connection));
+  request.setOutput(ShareFile(connection));
+  return request.send().ignoreResult();
 }
 
 // The device of a kind that the VM's user named; throws a Failure that says which there are.
@@ -309,16 +360,21 @@ VmRun::DeviceProcess& VmRun::Named(const std::string& name, bool DevicePlan::*is
 
 kj::Promise<void> VmRun::Throttle(const std::string& device, control::DiskThrottle::Reader limits) {
   return kj::evalNow([&] {
-    auto request = Named(device, &DevicePlan::takes_throttle, "disk or network interface").device->throttleRequest();
+    DeviceProcess& process = Named(device, &DevicePlan::takes_throttle, "disk or network interface");
+    auto request = process.device->throttleRequest();
     request.setLimits(limits);
+    process.throttle = std::make_unique<capnp::MallocMessageBuilder>();
+    process.throttle->setRoot(limits);
     return calls_.wrap(request.send().ignoreResult());
   });
 }
 
 kj::Promise<void> VmRun::SetLink(const std::string& interface, bool up) {
   return kj::evalNow([&] {
-    auto request = Named(interface, &DevicePlan::has_link, "network interface").device->setLinkRequest();
+    DeviceProcess& process = Named(interface, &DevicePlan::has_link, "network interface");
+    auto request = process.device->setLinkRequest();
     request.setUp(up);
+    process.link_up = up;
     return calls_.wrap(request.send().then([interface, up](auto response) {
       if (!up || response.getLink() == control::LinkState::UP) return;
       throw Failure("the link of '" + interface + "' stays down: its outside is gone");
@@ -337,6 +393,10 @@ kj::Promise<kj::Array<VmRun::Interface>> VmRun::AskInterfaces() {
     }));
   }
   return calls_.wrap(kj::joinPromises(answers.releaseAsArray()));
+}
+
+capnp::Capability::Client VmRun::MakeHost(size_t index) {
+  return kj::heap<DeviceHostServer>(self_.Get(), index, devices_[index].generation);
 }
 
 void VmRun::FillMemory(control::MemoryGrant::Builder out) const {
@@ -378,6 +438,9 @@ void VmRun::FillDeviceGrants(size_t index, control::DeviceGrants::Builder out) {
     packets.setPeer(ShareFile(plan.packets->peer.get()));
   }
   out.initSandbox().setReportViolations(process.child->reports_violations());
+  if (!process.journal.valid()) return;
+  out.setJournal(ShareFile(process.journal.get()));
+  out.setSuccessor(process.generation != 0);
 }
 
 void VmRun::FillRunnerGrants(control::RunnerGrants::Builder out) const {
@@ -394,9 +457,10 @@ void VmRun::FillRunnerGrants(control::RunnerGrants::Builder out) const {
   out.setExitDeadlineNs(static_cast<uint64_t>(settings_.exit_deadline_ns));
   out.initSandbox().setReportViolations(runner_process_->reports_violations());
   out.setSpinNs(kExitSpinNs);
+  if (settings_.device_restarts != 0) out.setPatienceNs(kPatienceNs);
 }
 
-Result<void> VmRun::TakeReport(Child& child, control::SandboxReport::Reader report) {
+kj::Promise<void> VmRun::TakeReport(Child& child, control::SandboxReport::Reader report) {
   has_landlock_ = has_landlock_ && report.getHasLandlock();
   return child.SetReady(report.getViolations());
 }
@@ -416,7 +480,7 @@ void VmRun::Describe(capnp::List<control::ProcessReport>::Builder out) const {
   out[0].setPid(runner_process_->pid());
   for (unsigned i = 0; i < devices_.size(); ++i) {
     out[i + 1].setName(devices_[i].plan->name);
-    out[i + 1].setPid(devices_[i].dead ? 0 : devices_[i].child->pid());
+    out[i + 1].setPid(devices_[i].device ? devices_[i].child->pid() : 0);
     out[i + 1].setFiles(static_cast<uint16_t>(devices_[i].plan->files.size()));
     uint16_t queues = 0;
     for (const PlannedFunction& function : devices_[i].plan->functions) queues += function.queues;

@@ -6,6 +6,7 @@
 #include <kj/async.h>
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,7 +15,9 @@
 #include "broker/child.h"
 #include "broker/child_signals.h"
 #include "broker/net_inquiry.h"
+#include "broker/restraint.h"
 #include "broker/revoker.h"
+#include "broker/spawner.h"
 #include "broker/vm_end.h"
 #include "broker/vm_settings.h"
 #include "broker/wiring.h"
@@ -26,9 +29,10 @@ class VmRun {
   // Where a process of this name is born.
   using PlaceFor = std::function<Birthplace(const std::string& process)>;
 
-  // `helpers` is the directory of the children's executables. Starts all children; throws FatalError.
+  // `helpers` is the directory of the children's executables. Starts all children; throws FatalError. The spawner, which
+  // is told of all devices in the order of the settings, outlives it.
   VmRun(kj::AsyncIoContext& io, const std::string& helpers, const VmSettings& settings, const OwnFd& kvm,
-        const PlaceFor& place_for);
+        const PlaceFor& place_for, Spawner& spawner);
   ~VmRun();
 
   // Waits until every process is locked down, the kernel is loaded and the devices have read what they were given; the
@@ -53,6 +57,13 @@ class VmRun {
   // Takes an interface's link down or up; fails where it cannot come up.
   kj::Promise<void> SetLink(const std::string& interface, bool up);
 
+  // Replaces the process of a device, or those of all that can be, by one of the program that is installed now.
+  struct Upgraded {
+    std::string name;
+    int64_t pause_ns = 0;
+  };
+  kj::Promise<std::vector<Upgraded>> Upgrade(const std::string& device);
+
   struct Interface {
     std::string name;
     NetInquiry::Answer figures;  // none: its process has ended, or does not answer
@@ -73,21 +84,51 @@ class VmRun {
     DevicePlan* plan = nullptr;
     std::unique_ptr<Wiring> wiring;
     std::unique_ptr<Child> child;
-    std::optional<control::Device::Client> device;
-    std::unique_ptr<NetInquiry> inquiry;  // of a network interface
-    bool dead = false;
+    std::optional<control::Device::Client> device;  // while it serves
+    std::unique_ptr<NetInquiry> inquiry;            // of a network interface
+    bool dead = false;                              // given up
+
+    // What another process in its place needs to go on.
+    OwnFd journal;  // invalid: there will be none
+    Restraint restraint;
+    std::string cause;  // why it was killed by this process; empty: it was not
+    unsigned generation = 0;
+    std::unique_ptr<capnp::MallocMessageBuilder> throttle;  // as the user set it last
+    std::optional<bool> link_up;                            // the same
+    std::map<uint8_t, OwnFd> attached;                      // by port
+    bool power_button = false;                              // was pressed while nobody served
+    // The one that is to serve next, from its start until it does.
+    std::optional<control::Device::Client> successor;
+    kj::Own<kj::PromiseFulfiller<void>> successor_ready;
+    kj::Promise<void> replacement = nullptr;
+    bool upgrading = false;
+    kj::Own<kj::PromiseFulfiller<void>> end_awaited;  // by an upgrade; null: it is not
   };
 
   DeviceProcess& Named(const std::string& name, bool DevicePlan::*is_one, const char* what);
   void FillMemory(control::MemoryGrant::Builder out) const;
   void FillDeviceGrants(size_t index, control::DeviceGrants::Builder out);
   void FillRunnerGrants(control::RunnerGrants::Builder out) const;
-  Result<void> TakeReport(Child& child, control::SandboxReport::Reader report);
+  kj::Promise<void> TakeReport(Child& child, control::SandboxReport::Reader report);
   void Supervise();
   void Load();
   void LoadWith(kj::Promise<void> call, control::ExitReport::Kind kind);
   kj::Promise<void> WatchStops();
-  void DeviceDied(size_t index, const std::string& how);
+  // vm_run_replace.cc.
+  void DeviceReady(size_t index, control::Device::Client device);
+  capnp::Capability::Client MakeHost(size_t index);
+  static kj::Promise<void> SendAttach(control::Device::Client& device, uint8_t port, int connection);
+  void DeviceEnded(size_t index, const std::string& how);
+  void EndDevice(size_t index, const std::string& cause);
+  bool CanReplace(const DeviceProcess& process) const;
+  void SuccessorFailed(size_t index, const kj::Exception& error);
+  kj::Promise<void> StartSuccessor(size_t index, bool anew);
+  kj::Promise<void> TakeOver(size_t index);
+  kj::Promise<void> EndForUpgrade(size_t index);
+  kj::Promise<Upgraded> UpgradeOne(size_t index);
+  kj::Promise<std::vector<Upgraded>> UpgradeAll(std::vector<size_t> wanted, std::vector<Upgraded> done);
+  void WatchDevice(size_t index);
+  void GiveUp(size_t index, const std::string& how);
   void TellPartner(const DevicePlan& dead);
   // The devices that the runner knows; they come first.
   size_t RunnersDevices() const;
@@ -95,6 +136,7 @@ class VmRun {
   kj::Promise<void> QuiesceDevices();
 
   kj::AsyncIoContext& io_;
+  Spawner& spawner_;
   const VmSettings& settings_;
   const OwnFd& kvm_;
   OwnFd memory_;
@@ -108,7 +150,8 @@ class VmRun {
   kj::PromiseFulfillerPair<void> all_loaded_;
   kj::PromiseFulfillerPair<VmEnd> end_;
   kj::ForkedPromise<VmEnd> ended_;
-  bool running_ = false;
+  bool running_ = false;  // the guest has been started, and not been ended
+  bool serving_ = false;  // the devices have been resumed, and not been paused
   bool has_landlock_ = true;
   kj::Canceler calls_;  // of the VM's user, who may wait for one as this ends
   std::optional<kj::TaskSet> tasks_;

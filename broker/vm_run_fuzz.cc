@@ -38,6 +38,7 @@ std::unique_ptr<DevicePlan> MakePlan(const char* name) {
   plan->executable = "none";
   plan->regions.push_back({PlannedRegion::Kind::kPort, 0x70, 2});
   plan->lines.push_back({.gsi = 9, .level = true});
+  plan->replacement = DevicePlan::Replacement::kAlways;
   return plan;
 }
 
@@ -49,6 +50,7 @@ VmSettings MakeSettings(uint8_t flags) {
   settings.kernel = OrThrow(MakeEventFd());
   settings.kernel_name = "kernel";
   settings.keep_on_device_failure = (flags & 1) != 0;
+  settings.device_restarts = flags & 2;
   settings.devices.push_back(MakePlan("chipset"));
   settings.devices.back()->controls_machine = true;
   settings.devices.back()->takes_power_button = true;
@@ -64,11 +66,22 @@ VmSettings MakeSettings(uint8_t flags) {
   return settings;
 }
 
+// No process either.
+class FakeSpawner final : public Spawner {
+ public:
+  void Enroll(const std::string&, const std::string&, const Birthplace&) override {}
+  kj::Promise<Newborn> Spawn(uint32_t, bool anew, bool) override {
+    if (anew) return Failure("it is not installed");
+    return Newborn{.process = SpawnChild("none", "none", Birthplace()), .reports_violations = false, .take_listener = {}};
+  }
+  void Keep(uint32_t) override {}
+};
+
 class Vm {
  public:
   explicit Vm(uint8_t flags) : settings_(MakeSettings(flags)) {
     processes = &processes_;
-    run_.emplace(Loop(), "/nowhere", settings_, kvm_, [](const std::string&) { return Birthplace(); });
+    run_.emplace(Loop(), "/nowhere", settings_, kvm_, [](const std::string&) { return Birthplace(); }, spawner_);
     calls_.emplace(ignore_);
     calls_->add(run_->WhenEnded().then([](VmEnd end) { Require(IsPlain(end.detail)); }));
   }
@@ -147,6 +160,9 @@ class Vm {
       case 0xF0:
         calls_->add(run_->AskInterfaces().ignoreResult());
         break;
+      case 0xF3:
+        calls_->add(run_->Upgrade(input.TakeBelow(2) == 0 ? "" : "disk0").ignoreResult());
+        break;
       case 0xF1:
       case 0xF2:
         calls_->add(run_->SetLink("disk0", command == 0xF2));
@@ -172,6 +188,7 @@ class Vm {
   VmSettings settings_;
   OwnFd kvm_ = OrThrow(MakeEventFd());
   Ignore ignore_;
+  FakeSpawner spawner_;
   std::optional<VmRun> run_;
   std::optional<kj::TaskSet> calls_;
   bool prepared_ = false;

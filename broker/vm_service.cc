@@ -78,6 +78,15 @@ class VmService::ControlServer final : public control::VmControl::Server {
     const auto params = context.getParams();
     return Run().SetLink(params.getInterface(), params.getUp());
   }
+  kj::Promise<void> upgrade(UpgradeContext context) override {
+    return Run().Upgrade(context.getParams().getDevice()).then([context](std::vector<VmRun::Upgraded> done) mutable {
+      auto out = context.getResults().initDevices(static_cast<unsigned>(done.size()));
+      for (unsigned i = 0; i < done.size(); ++i) {
+        out[i].setName(done[i].name);
+        out[i].setPauseNs(static_cast<uint64_t>(done[i].pause_ns));
+      }
+    });
+  }
   kj::Promise<void> reportNets(ReportNetsContext context) override {
     return Run().AskInterfaces().then([context](kj::Array<VmRun::Interface> interfaces) mutable {
       auto out = context.getResults().initInterfaces(static_cast<unsigned>(interfaces.size()));
@@ -121,9 +130,12 @@ VmService::~VmService() { RemoveControlSocket(); }
 void VmService::Prepare() {
   started_at_unix_ = std::time(nullptr);
   cgroup_.emplace(PlanCgroup(settings_), FindCgroupPlace(ReadCgroupTree()));
-  run_ = std::make_unique<VmRun>(io_, helpers_, settings_, kvm_, [this](const std::string& process) {
+  spawner_.emplace(io_, helpers_ + "/bulkhead-spawner", settings_.name);
+  const auto place_for = [this](const std::string& process) {
     return Birthplace{.cgroup = cgroup_->OpenLeaf(process), .uid = uids_.Take()};
-  });
+  };
+  run_ = std::make_unique<VmRun>(io_, helpers_, settings_, kvm_, place_for, *spawner_);
+  spawner_->Seal();
   run_->Prepare();
   missing_walls_ = run_->MissingWalls();
   for (const std::string& missing : {cgroup_->missing(), uids_.missing()}) {
@@ -211,7 +223,12 @@ void VmService::Describe(control::VmReport::Builder out) const {
   out.setMemoryBytes(settings_.memory_bytes);
   out.setVcpuCount(settings_.vcpu_count);
   out.setStartedAtUnix(started_at_unix_);
-  if (run_) run_->Describe(out.initProcesses(run_->process_count()));
+  if (!run_) return;
+  auto processes = out.initProcesses(run_->process_count() + 1);
+  run_->Describe(processes);
+  auto spawner = processes[processes.size() - 1];
+  spawner.setName("spawner");
+  spawner.setPid(spawner_->pid());
 }
 
 }  // namespace bulkhead::broker

@@ -55,6 +55,7 @@ class VmService {
   ChildUids uids_;
   std::vector<std::string> missing_walls_;
   std::optional<VmCgroup> cgroup_;  // ends after those who live in it
+  std::optional<SpawnerProcess> spawner_;
   std::unique_ptr<VmRun> run_;
   bool prepared_ = false;
   std::string state_ = "starting";

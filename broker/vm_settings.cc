@@ -82,6 +82,7 @@ VmSettings TakeSettings(control::VmConfig::Reader config, kj::WaitScope& wait) {
   settings.keep_on_device_failure = config.getKeepOnDeviceFailure();
   settings.exit_deadline_ns =
       config.getExitDeadlineMs() != 0 ? int64_t{config.getExitDeadlineMs()} * 1'000'000 : kDefaultExitDeadlineNs;
+  settings.device_restarts = config.getDeviceRestarts();
   settings.runtime_dir = config.getRuntimeDir().cStr();
   settings.limits = TakeLimits(config.getLimits());
   if (config.getUidCount() != 0) settings.uids = TakeUids(config.getFirstUid(), config.getUidCount());

@@ -33,6 +33,7 @@ struct VmSettings {
   std::string command_line;
   bool keep_on_device_failure = false;
   int64_t exit_deadline_ns = 0;
+  uint32_t device_restarts = 0;  // at most, of each device within a minute
   std::string runtime_dir;
   std::optional<UidRange> uids;  // none: the default range
   bool require_full_sandbox = false;

@@ -88,6 +88,7 @@ struct VmConfig {
   uidCount @17 :UInt32;                # 0: the default range
   requireFullSandbox @18 :Bool;        # else a host without all walls is only told of
   nets @19 :List(NetConfig);
+  deviceRestarts @20 :UInt32;          # how often in a minute another process may take the place of a device's that died
 }
 
 struct ExitReport {
@@ -127,6 +128,12 @@ struct InterfaceReport {
   report @2 :Control.NetReport;
 }
 
+struct UpgradeReport {
+  # A device whose process was replaced.
+  name @0 :Text;
+  pauseNs @1 :UInt64;          # how long it served nothing
+}
+
 interface VmControl {
   # A VM, as whoever may connect to its control socket sees it: the user who started it, and root.
   report @0 () -> (report :VmReport);
@@ -138,6 +145,9 @@ interface VmControl {
   throttle @6 (device :Text, limits :Control.DiskThrottle) -> ();   # "disk0", "net0": new limits instead of those it has
   reportNets @7 () -> (interfaces :List(InterfaceReport));
   setLink @8 (interface :Text, up :Bool) -> ();   # "net0"; fails where it cannot come up
+  upgrade @9 (device :Text) -> (devices :List(UpgradeReport));   # "disk0", or all where it is empty: another process, of
+                               # the program that is installed now, takes the place of the device's. Returns when the
+                               # guest is served by it; fails with one line if one could not be replaced
 }
 
 interface Broker {

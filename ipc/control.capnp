@@ -124,6 +124,8 @@ struct DeviceGrants {
   spinNs @5 :UInt32;           # how long its device thread may spin for the next exit
   sandbox @6 :SandboxGrant;
   packets @7 :PacketGrant;     # null but for the two sides of user-mode networking
+  journal @8 :File;            # ipc/journal.h; null: nobody takes the place of this process when it dies
+  successor @9 :Bool;          # the journal is that of a process which has died, and whose place this one takes
 }
 
 struct DiskThrottle {
@@ -180,6 +182,8 @@ interface Device {
   loseOutside @8 () -> ();             # net: the process that was its outside has ended
   reportNet @9 () -> (report :NetReport);     # net
   setLink @10 (up :Bool) -> (link :LinkState);   # net: what its user wants; how it is then
+  takeOver @11 () -> ();               # of a successor, once, after load: takes over what its journal holds. Fails with
+                                       # one line if that cannot be used
 }
 
 struct RunnerGrants {
@@ -196,6 +200,7 @@ struct RunnerGrants {
   exitDeadlineNs @10 :UInt64;  # how long a vCPU waits for a device
   spinNs @11 :UInt32;
   sandbox @12 :SandboxGrant;
+  patienceNs @13 :UInt64;      # how much longer, as the device may be replaced
 }
 
 interface RunnerHost {
@@ -204,6 +209,7 @@ interface RunnerHost {
   stopped @2 (reason :StopReason) -> ();
   deviceFailed @3 (device :UInt32, reason :Text) -> ();   # by index: no longer spoken to
   device @4 (index :UInt32) -> (wiring :DeviceWiring);    # one at a time: a message carries few descriptors
+  deviceLate @5 (device :UInt32) -> ();   # by index: a vCPU has waited for it until the deadline, and waits on
 }
 
 struct StopReason {

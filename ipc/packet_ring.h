@@ -36,7 +36,9 @@ struct PacketRingMemory {
 
 class PacketProducer {
  public:
-  explicit PacketProducer(PacketRingMemory* memory) : memory_(memory) {}
+  // Goes on where the ring stands: another process may have had this end before. An index that the peer has changed
+  // meanwhile is found out as any other.
+  explicit PacketProducer(PacketRingMemory* memory) : memory_(memory), head_(memory->head.load()) {}
 
   // Publishes a frame of 1 to kMaxRingFrameBytes bytes (EMSGSIZE); false if there is no room for it. EPROTO: the peer's
   // index is impossible.
@@ -51,13 +53,13 @@ class PacketProducer {
   void CopyIn(const std::byte* from, size_t bytes);
 
   PacketRingMemory* memory_;
-  uint32_t head_ = 0;
+  uint32_t head_;
   uint32_t written_ = 0;  // of the frame in hand, from head_ on
 };
 
 class PacketConsumer {
  public:
-  explicit PacketConsumer(PacketRingMemory* memory) : memory_(memory) {}
+  explicit PacketConsumer(PacketRingMemory* memory) : memory_(memory), tail_(memory->tail.load()) {}
 
   // Takes the next frame; its size in bytes, or 0 if there is none. One that is longer than the space loses its end.
   Result<size_t> Pop(std::span<const iovec> space);
@@ -70,7 +72,7 @@ class PacketConsumer {
   void CopyOut(uint32_t at, std::byte* to, size_t bytes) const;
 
   PacketRingMemory* memory_;
-  uint32_t tail_ = 0;
+  uint32_t tail_;
 };
 
 // Both directions between a net process and its outside.

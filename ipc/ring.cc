@@ -64,11 +64,21 @@ Result<void> RingProducer::Push(std::span<const std::byte> frame, Deadline deadl
     if (memory_->tail.load(std::memory_order_seq_cst) == seen_tail) FutexWait(memory_->tail, seen_tail, deadline);
     memory_->producer_waiting.store(0, std::memory_order_relaxed);
   }
-  RingSlot& slot = memory_->slots[head_ % kRingSlots];
-  slot.length_bytes = static_cast<uint32_t>(frame.size());
-  std::memcpy(slot.bytes.data(), frame.data(), frame.size());
+  Fill(head_, frame);
   memory_->head.store(++head_, std::memory_order_seq_cst);
   return {};
+}
+
+void RingProducer::Fill(uint32_t index, std::span<const std::byte> frame) {
+  RingSlot& slot = memory_->slots[index % kRingSlots];
+  slot.length_bytes = static_cast<uint32_t>(frame.size());
+  std::memcpy(slot.bytes.data(), frame.data(), frame.size());
+}
+
+void RingProducer::PublishLast(std::span<const std::byte> frame) {
+  Fill(head_ - 1, frame);
+  memory_->head.store(head_, std::memory_order_seq_cst);
+  WakeFutex();
 }
 
 bool RingProducer::TakeWakeRequest() {
@@ -82,6 +92,12 @@ void RingProducer::WakeFutex() {
 }
 
 Result<bool> RingConsumer::Pop(Frame& frame) {
+  auto taken = Take(frame);
+  if (taken.ok() && *taken) GiveBack();
+  return taken;
+}
+
+Result<bool> RingConsumer::Take(Frame& frame) {
   const uint32_t ready = memory_->head.load(std::memory_order_acquire) - tail_;
   if (ready == 0) return false;
   if (ready > kRingSlots) return BrokenProtocol("ring producer index out of range");
@@ -91,9 +107,13 @@ Result<bool> RingConsumer::Pop(Frame& frame) {
   if (length > kFrameCapacity) return BrokenProtocol("frame longer than its slot");
   frame.length_bytes = length;
   std::memcpy(frame.bytes.data(), slot.bytes.data(), length);
-  memory_->tail.store(++tail_, std::memory_order_seq_cst);
-  if (memory_->producer_waiting.load(std::memory_order_seq_cst) != 0) FutexWake(memory_->tail);
+  ++tail_;
   return true;
+}
+
+void RingConsumer::GiveBack() {
+  memory_->tail.store(tail_, std::memory_order_seq_cst);
+  if (memory_->producer_waiting.load(std::memory_order_seq_cst) != 0) FutexWake(memory_->tail);
 }
 
 bool RingConsumer::PrepareToSleep() {

@@ -4,6 +4,9 @@
 // is further away than the ring is long, or a frame longer than its slot, is a broken protocol (EPROTO), and the peer
 // is then no longer spoken to. A frame is copied out whole before anyone looks at it.
 //
+// A process that takes the place of a dead one goes on where that stood: each end can start at an index. For that, a
+// consumer can take frames without giving their slots back, so that they are still there for its successor.
+//
 // Waiting: the consumer announces that it sleeps; the producer, after publishing, wakes it where it does. A consumer
 // in an event loop is woken through an eventfd (the doorbell), one in a vCPU thread by a futex on the head index.
 // Each object belongs to one thread at a time.
@@ -54,7 +57,8 @@ int64_t MonotonicNow();
 
 class RingProducer {
  public:
-  explicit RingProducer(RingMemory* memory) : memory_(memory) {}
+  // `head` frames have been published already.
+  explicit RingProducer(RingMemory* memory, uint32_t head = 0) : memory_(memory), head_(head) {}
 
   // Publishes a frame of at most kFrameCapacity bytes. ETIMEDOUT if the ring stayed full until the deadline, EPROTO if
   // the peer's index is impossible.
@@ -65,9 +69,13 @@ class RingProducer {
   // For a consumer that waits by WaitFutex: wakes it if it sleeps. The announcement stays the consumer's to take back:
   // a wake-up that comes late would else eat a later one, of a sleep that no change of the index has ended yet.
   void WakeFutex();
+  // Publishes the last frame again, for a predecessor that may not have come to it. The consumer may have it already:
+  // then nothing changes.
+  void PublishLast(std::span<const std::byte> frame);
 
  private:
   Result<bool> HasRoom() const;
+  void Fill(uint32_t index, std::span<const std::byte> frame);
 
   RingMemory* memory_;
   uint32_t head_ = 0;
@@ -92,10 +100,15 @@ class AdaptiveSpin {
 
 class RingConsumer {
  public:
-  explicit RingConsumer(RingMemory* memory) : memory_(memory) {}
+  // `tail` frames have been taken already.
+  explicit RingConsumer(RingMemory* memory, uint32_t tail = 0) : memory_(memory), tail_(tail) {}
 
   // Takes the next frame into `frame`; false if there is none.
   Result<bool> Pop(Frame& frame);
+  // The same in two steps: its slot is not filled again before GiveBack, which is for all that were taken.
+  Result<bool> Take(Frame& frame);
+  void GiveBack();
+  uint32_t taken() const { return tail_; }
   bool Empty() const { return memory_->head.load(std::memory_order_acquire) == tail_; }
 
   // Announces sleep; returns false (and takes it back) if a frame is there after all.

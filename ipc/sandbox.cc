@@ -40,7 +40,9 @@ void SetProcessName(const std::string& name) {
   Check(::prctl(PR_SET_NAME, name.c_str(), 0, 0, 0), "set the process name");
 }
 
-void DropCapabilities() {
+void DropCapabilities() { KeepCapabilities({}); }
+
+void KeepCapabilities(std::initializer_list<unsigned> kept) {
   Check(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "forbid new privileges");
   // The broker of an ordinary user has nothing to give up, and may not even say so; no new privileges is enough there.
   capng_get_caps_process();
@@ -51,6 +53,8 @@ void DropCapabilities() {
                                     SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
   Check(::prctl(PR_SET_SECUREBITS, kLocked, 0, 0, 0), "lock the secure bits");
   capng_clear(CAPNG_SELECT_ALL);
+  constexpr auto kSets = static_cast<capng_type_t>(CAPNG_EFFECTIVE | CAPNG_PERMITTED | CAPNG_BOUNDING_SET);
+  for (const unsigned capability : kept) capng_update(CAPNG_ADD, kSets, capability);
   Check(capng_apply(CAPNG_SELECT_ALL), "drop all capabilities");
 }
 

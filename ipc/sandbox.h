@@ -28,6 +28,8 @@ void SetProcessName(const std::string& name);
 // Gives up every capability for good and forbids new privileges. Both belong to a thread: so this comes before any
 // other thread is made, right after the empty root, the last thing that needed a capability.
 void DropCapabilities();
+// The same but for these, where it has them.
+void KeepCapabilities(std::initializer_list<unsigned> kept);
 
 // Makes the heap this large now, once and for all: from then on the allocator makes no system call. What is not used
 // costs no memory. A sanitizer's allocator keeps its own ways.

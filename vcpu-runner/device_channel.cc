@@ -5,31 +5,42 @@ namespace bulkhead::runner {
 
 using Kind = exit::Request::Kind;
 
-DeviceChannel::DeviceChannel(std::string name, ChannelMemory* channel, OwnFd doorbell, int64_t deadline_ns,
-                             int64_t spin_ns, std::function<void(const std::string&)> failed)
+DeviceChannel::DeviceChannel(std::string name, ChannelMemory* channel, OwnFd doorbell, ChannelPatience patience,
+                             ChannelEvents events)
     : name_(std::move(name)),
       channel_(channel),
       doorbell_(std::move(doorbell)),
-      deadline_ns_(deadline_ns),
-      report_(std::move(failed)),
+      patience_(patience),
+      events_(std::move(events)),
       requests_(&channel->requests),
       replies_(&channel->replies),
-      spin_(spin_ns) {}
+      spin_(patience.spin_ns) {}
 
-Result<void> DeviceChannel::Send(const ExitRequest& request, Deadline deadline) {
+// Waits until the deadline, and where that was not enough and a successor may come, on.
+template <typename Wait>
+Result<void> DeviceChannel::Patiently(Wait wait) {
+  auto waited = wait(Deadline::After(patience_.deadline_ns));
+  if (waited.ok() || waited.error().code != ETIMEDOUT || patience_.extra_ns == 0) return waited;
+  events_.late();
+  return wait(Deadline::After(patience_.extra_ns));
+}
+
+Result<void> DeviceChannel::Send(const ExitRequest& request) {
   Frame frame;
   EncodeRequest(request, frame);
-  auto pushed = requests_.Push(std::span(frame.bytes).first(frame.length_bytes), deadline);
+  auto pushed = Patiently([&](Deadline deadline) {
+    return requests_.Push(std::span(frame.bytes).first(frame.length_bytes), deadline);
+  });
   if (!pushed.ok()) return pushed;
   if (requests_.TakeWakeRequest()) SignalEventFd(doorbell_.get());
   return {};
 }
 
 Result<ExitReply> DeviceChannel::Exchange(ExitRequest request) {
-  const Deadline deadline = Deadline::After(deadline_ns_);
   request.sequence = ++sequence_;
-  if (auto sent = Send(request, deadline); !sent.ok()) return sent.error();
-  if (auto waited = replies_.WaitFutex(spin_, deadline); !waited.ok()) return waited.error();
+  if (auto sent = Send(request); !sent.ok()) return sent.error();
+  auto waited = Patiently([&](Deadline deadline) { return replies_.WaitFutex(spin_, deadline); });
+  if (!waited.ok()) return waited.error();
   Frame frame;
   auto popped = replies_.Pop(frame);
   if (!popped.ok()) return popped.error();
@@ -60,16 +71,16 @@ ExitReply DeviceChannel::Write(uint16_t region, uint64_t offset, uint8_t width, 
 void DeviceChannel::Post(uint16_t region, uint64_t offset, uint8_t width, uint64_t value) {
   std::lock_guard lock(mutex_);
   if (failed()) return;
-  auto sent = Send({.region = region, .width = width, .kind = Kind::POSTED_WRITE, .offset = offset, .data = value},
-                   Deadline::After(deadline_ns_));
+  auto sent = Send({.region = region, .width = width, .kind = Kind::POSTED_WRITE, .offset = offset, .data = value});
   if (!sent.ok()) Fail(sent.error());
 }
 
 void DeviceChannel::Fail(const Error& error) {
   if (failed_.exchange(true)) return;
-  report_(error.code == ETIMEDOUT
-              ? "did not answer the guest within " + std::to_string(deadline_ns_ / 1'000'000) + " ms"
-              : "broke the exit protocol: " + error.message);
+  const int64_t waited_ns = patience_.deadline_ns + patience_.extra_ns;
+  events_.failed(error.code == ETIMEDOUT
+                     ? "did not answer the guest within " + std::to_string(waited_ns / 1'000'000) + " ms"
+                     : "broke the exit protocol: " + error.message);
 }
 
 void DeviceChannel::MarkDead() {

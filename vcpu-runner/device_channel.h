@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The runner's end of one device process's exit channel. Called by vCPU threads, one at a time per device: a device
 // sees the guest's accesses in one order. Replies are hostile: a device that answers what was not asked, out of
-// protocol or not in time is no longer spoken to, and reads of it give all ones.
+// protocol or not in time is no longer spoken to, and reads of it give all ones. Where its process may be replaced,
+// what has waited until the deadline waits on, and the successor answers it.
 #pragma once
 
 #include <atomic>
@@ -15,11 +16,23 @@
 
 namespace bulkhead::runner {
 
+// How long a vCPU waits for a device.
+struct ChannelPatience {
+  int64_t deadline_ns = 0;
+  int64_t extra_ns = 0;  // after the deadline, for a successor; 0: there will be none
+  int64_t spin_ns = 0;   // of all that, awake
+};
+
+// What the runner tells the broker of a device, from the vCPU thread that found out.
+struct ChannelEvents {
+  std::function<void(const std::string&)> failed;  // once, with one line: no longer spoken to
+  std::function<void()> late = {};                 // the deadline has passed, and there is more patience
+};
+
 class DeviceChannel {
  public:
-  // `failed` is called once, from the vCPU thread that found out, with one line.
-  DeviceChannel(std::string name, ChannelMemory* channel, OwnFd doorbell, int64_t deadline_ns, int64_t spin_ns,
-                std::function<void(const std::string&)> failed);
+  DeviceChannel(std::string name, ChannelMemory* channel, OwnFd doorbell, ChannelPatience patience,
+                ChannelEvents events);
 
   // The value read; all ones from a failed device.
   uint64_t Read(uint16_t region, uint64_t offset, uint8_t width);
@@ -34,15 +47,17 @@ class DeviceChannel {
   const std::string& name() const { return name_; }
 
  private:
-  Result<void> Send(const ExitRequest& request, Deadline deadline);
+  Result<void> Send(const ExitRequest& request);
   Result<ExitReply> Exchange(ExitRequest request);
+  template <typename Wait>
+  Result<void> Patiently(Wait wait);
   void Fail(const Error& error);
 
   std::string name_;
   ChannelMemory* channel_;
   OwnFd doorbell_;
-  int64_t deadline_ns_;
-  std::function<void(const std::string&)> report_;
+  const ChannelPatience patience_;
+  const ChannelEvents events_;
   std::atomic<bool> failed_ = false;
 
   std::mutex mutex_;  // guards all below

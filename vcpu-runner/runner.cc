@@ -44,8 +44,11 @@ void Runner::AddDevice(size_t index, control::DeviceWiring::Reader wiring, contr
   ChannelMemory* memory = OrThrow(MapChannel(TakeFile(channel.getMemory(), wait).get()));
   devices_.push_back(std::make_unique<DeviceChannel>(
       wiring.getName().cStr(), memory, TakeFile(channel.getDoorbell(), wait),
-      static_cast<int64_t>(grants.getExitDeadlineNs()), grants.getSpinNs(),
-      [this, index](const std::string& reason) { ReportDeviceFailure(index, reason); }));
+      ChannelPatience{.deadline_ns = static_cast<int64_t>(grants.getExitDeadlineNs()),
+                      .extra_ns = static_cast<int64_t>(grants.getPatienceNs()),
+                      .spin_ns = grants.getSpinNs()},
+      ChannelEvents{.failed = [this, index](const std::string& reason) { ReportDeviceFailure(index, reason); },
+                    .late = [this, index] { ReportDeviceLate(index); }}));
   DeviceChannel& device = *devices_.back();
 
   std::vector<FunctionWiring> functions;
@@ -110,6 +113,14 @@ void Runner::ReportStop(const Exit& exit) {
     } else {
       request.initReason().setFailure(line);
     }
+    SendAndForget(kj::mv(request));
+  });
+}
+
+void Runner::ReportDeviceLate(size_t index) {
+  mailbox_.Post([this, index] {
+    auto request = host_.deviceLateRequest();
+    request.setDevice(static_cast<uint32_t>(index));
     SendAndForget(kj::mv(request));
   });
 }

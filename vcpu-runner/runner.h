@@ -29,6 +29,7 @@ class Runner {
   void AddDevice(size_t index, control::DeviceWiring::Reader wiring, control::RunnerGrants::Reader grants,
                  kj::WaitScope& wait);
   void ReportStop(const Exit& exit);
+  void ReportDeviceLate(size_t index);
   void ReportDeviceFailure(size_t index, const std::string& reason);
 
   control::RunnerHost::Client host_;

@@ -14,6 +14,7 @@ int StopCommand(const VmCommandOptions& options);
 int KillCommand(const VmCommandOptions& options);
 int ThrottleCommand(const VmCommandOptions& options);
 int SetLinkCommand(const VmCommandOptions& options);
+int UpgradeCommand(const VmCommandOptions& options);
 int InspectCommand(const VmCommandOptions& options);
 int ImgCommand(const ImgOptions& options);
 

@@ -25,7 +25,7 @@ struct Key {
   const char* name;
   Shape shape;
 };
-constexpr std::array<Key, 19> kKeys{{{"name", Shape::kText},
+constexpr std::array<Key, 20> kKeys{{{"name", Shape::kText},
                                      {"memory", Shape::kSize},
                                      {"cpus", Shape::kNumber},
                                      {"kernel", Shape::kText},
@@ -40,6 +40,7 @@ constexpr std::array<Key, 19> kKeys{{{"name", Shape::kText},
                                      {"display", Shape::kText},
                                      {"reboot", Shape::kSwitch},
                                      {"on-device-failure", Shape::kText},
+                                     {"device-restarts", Shape::kNumber},
                                      {"exit-deadline", Shape::kNumber},
                                      {"limit", Shape::kLimits},
                                      {"uids", Shape::kText},

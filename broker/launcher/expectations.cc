@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <linux/capability.h>
+
 #include <algorithm>
 #include <charconv>
 #include <map>
@@ -17,13 +19,14 @@ constexpr unsigned kMaxQueues = 17;
 constexpr unsigned kMaxDiskFiles = 16;
 constexpr unsigned kMaxTapQueues = 8;
 constexpr uint64_t kMemoryOfVcpu = uint64_t{4} << 20;
+constexpr uint64_t kMapUsers = uint64_t{1} << CAP_SETUID | uint64_t{1} << CAP_SETGID;
 
 // Standard input and output, the log, the connection to the broker, and the control plane's event loop.
 const std::vector<FdBound> kEveryChild = {
     {FdKind::kNull, 2}, {FdKind::kPipe, 1}, {FdKind::kSocket, 1}, {FdKind::kEpoll, 1}, {FdKind::kSignalfd, 1},
 };
 // The device thread's event loop and the exit ring. Each grant may still be held by the message it came with.
-const std::vector<FdBound> kEveryDevice = {{FdKind::kEpoll, 1}, {FdKind::kExitRing, 1}};
+const std::vector<FdBound> kEveryDevice = {{FdKind::kEpoll, 1}, {FdKind::kExitRing, 1}, {FdKind::kJournal, 1}};
 // The outside of a console: a file, a terminal, a connection or a pipe, for input and for output.
 const std::vector<FdBound> kStreams = {
     {FdKind::kFile, 4}, {FdKind::kTerminal, 4}, {FdKind::kSocket, 8}, {FdKind::kPipe, 8}};
@@ -60,7 +63,20 @@ const std::vector<Expectation>& Table() {
                   {FdKind::kSeccompListener, 1, 1},
                   {FdKind::kGuestMemory, 2, 1},
                   {FdKind::kPacketRing, 0, 3},
+                  {FdKind::kJournal, 0, 2},
                   {FdKind::kExitRing, 0, 2}}},
+      {.kind = "spawner",
+       .executable = "bulkhead-spawner",
+       .caged = false,
+       .filtered = false,  // what it starts would inherit that
+       .capabilities = kMapUsers,
+       .files = kAnyNumber,  // the launcher's standard output, and the programs
+       .bounds = {{FdKind::kNull, 3},
+                  {FdKind::kSocket, 4},  // the launcher's standard output may be one
+                  {FdKind::kPipe, 3},
+                  {FdKind::kTerminal, 3},
+                  {FdKind::kFile, 3, 2},
+                  {FdKind::kDirectory, 0, 1}}},  // cgroups
       {.kind = "vcpu-runner",
        .executable = "bulkhead-vcpu-runner",
        .guest_memory = GuestMemoryUse::kAlways,
@@ -172,7 +188,7 @@ class Comparison {
   // The broker says which processes there are; all must be its children, and none may be left out.
   void CompareFamily() {
     const ProcessFacts& broker = vm_.processes.front();
-    if (expected_.caged && process_.parent != broker.pid) Differs("is not a child of the broker");
+    if (process_.pid != broker.pid && process_.parent != broker.pid) Differs("is not a child of the broker");
     if (expected_.caged) return;
     for (const pid_t child : process_.children) {
       const auto listed = std::any_of(vm_.processes.begin(), vm_.processes.end(),
@@ -193,8 +209,10 @@ class Comparison {
       uint64_t capabilities = thread.permitted | thread.effective | thread.inheritable | thread.ambient;
       // It takes a capability to empty the bounding set, and an ordinary user's broker never had one.
       if (expected_.caged || process_.uids[0] == 0) capabilities |= thread.bounding;
+      if (process_.uids[0] == 0) capabilities &= ~expected_.capabilities;
       if (capabilities != 0) Differs(fmt::format("{} has capabilities {:#x}", name, capabilities));
       if (!thread.no_new_privs) Differs(name + " may gain privileges (no_new_privs is not set)");
+      if (!expected_.filtered) continue;
       if (thread.seccomp_mode != 2) Differs(name + " has no system call filter");
       if (thread.seccomp_mode == 2 && thread.seccomp_filters != 1) {
         Differs(fmt::format("{} has {} system call filters, not one", name, thread.seccomp_filters));
@@ -304,8 +322,8 @@ class Comparison {
     if (core->second != "0") Differs("may write core dumps (limit " + core->second + ")");
   }
 
-  // All but the broker and the vcpu-runner.
-  uint64_t Devices() const { return std::max<size_t>(vm_.processes.size(), 2) - 2; }
+  // All but the broker, its spawner and the vcpu-runner.
+  uint64_t Devices() const { return std::max<size_t>(vm_.processes.size(), 3) - 3; }
 
   unsigned Files() const {
     return expected_.counts_files ? std::min(process_.granted.files, expected_.files) : expected_.files;
@@ -335,6 +353,7 @@ class Comparison {
       if (fd.kind == FdKind::kFile || fd.kind == FdKind::kBlockDevice) files.insert(fd.target);
       if (fd.kind == FdKind::kGuestMemory) CompareGuestMemoryName(fd.target);
       if (fd.kind == FdKind::kExitRing) CompareExitRingName(fd.target);
+      if (fd.kind == FdKind::kJournal) CompareJournalName(fd.target);
     }
     for (const auto& [kind, count] : counts) {
       const unsigned bound = Bound(kind, queues);
@@ -363,6 +382,10 @@ class Comparison {
     if (!expected_.all_exit_rings && name != "memfd:exits-" + process_.name) {
       Differs("has the exit ring of another device: " + name);
     }
+  }
+
+  void CompareJournalName(const std::string& name) {
+    if (expected_.caged && name != "memfd:journal-" + process_.name) Differs("has another device's journal: " + name);
   }
 
   void CompareMemory() {

@@ -38,7 +38,9 @@ enum class GuestMemoryUse { kNever, kOptional, kAlways };
 struct Expectation {
   std::string_view kind;       // "disk", for "disk0", "disk1", ...
   std::string executable;      // file name
-  bool caged = true;           // own namespaces and an empty root; all but the broker
+  bool caged = true;           // own namespaces and an empty root; all but the broker and its spawner
+  bool filtered = true;        // system calls; all but the spawner
+  uint64_t capabilities = 0;   // bits of those that root's may have; an ordinary user's has none
   bool keeps_network = false;  // the broker's network namespace instead of one of its own
   GuestMemoryUse guest_memory = GuestMemoryUse::kNever;
   TaskBound tasks = {};                       // where it has a cgroup

@@ -44,14 +44,18 @@ ProcessFacts Child(const std::string& name, const std::string& kind, pid_t pid) 
 VmFacts Vm() {
   VmFacts vm{.name = "web1", .vcpus = 2, .memory_bytes = kMemory, .processes = {}};
   vm.processes = {Child("broker", "broker", 100), Child("vcpu-runner", "vcpu-runner", 110),
-                  Child("chipset", "chipset", 120), Child("disk0", "disk", 130), Child("rng", "rng", 140)};
+                  Child("chipset", "chipset", 120), Child("disk0", "disk", 130), Child("rng", "rng", 140),
+                  Child("spawner", "spawner", 190)};
   ProcessFacts& broker = vm.processes[0];
   broker.parent = 1;
-  broker.children = {110, 120, 130, 140};
-  broker.uids = {};
-  broker.gids = {};
-  for (NamespaceFact& fact : *broker.namespaces) fact.own = false;
-  broker.root = {};
+  broker.children = {110, 120, 130, 140, 190};
+  for (ProcessFacts* process : {&broker, &vm.processes.back()}) {
+    process->uids = {};
+    process->gids = {};
+    for (NamespaceFact& fact : *process->namespaces) fact.own = false;
+    process->root = {};
+  }
+  for (ThreadFacts& thread : vm.processes.back().threads) thread.seccomp_mode = 0;
   for (const size_t i : {1, 3, 4}) {
     vm.processes[i].memory->guest_memory = {{kMemory, "rw-s", "memfd:guest-web1", true}};
   }
@@ -109,7 +113,9 @@ VmFacts UserNetVm() {
   VmFacts vm = Vm();
   vm.processes.push_back(Child("net0", "net", 150));
   vm.processes.push_back(Child("usernet0", "usernet", 160));
-  vm.processes[0].children = {110, 120, 130, 140, 150, 160};
+  vm.processes[0].children = {110, 120, 130, 140, 150, 160, 190};
+  std::swap(vm.processes[5], vm.processes[7]);  // the spawner last
+  std::swap(vm.processes[5], vm.processes[6]);
   ProcessFacts& net = vm.processes[5];
   net.granted = {.files = 0, .queues = 3};
   net.memory->guest_memory = {{kMemory, "rw-s", "memfd:guest-web1", true}};

@@ -35,6 +35,8 @@ int Dispatch(const CommandLine& line) {
       return ThrottleCommand(line.vm);
     case CommandLine::Command::kSetLink:
       return SetLinkCommand(line.vm);
+    case CommandLine::Command::kUpgrade:
+      return UpgradeCommand(line.vm);
     case CommandLine::Command::kInspect:
       return InspectCommand(line.vm);
     case CommandLine::Command::kImg:

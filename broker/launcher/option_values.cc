@@ -123,7 +123,7 @@ bool TakesValue(const std::string& word) {
       "-m",       "-c",          "--name",          "--memory",        "--cpus",    "--kernel",
       "--initrd", "--append",    "--disk",          "--console",       "--display", "--virtio-console",
       "--config", "--timeout",   "--debug-console", "--exit-deadline", "--limit",   "--on-device-failure",
-      "--net",    "--cloud-init"};
+      "--net",    "--cloud-init", "--device-restarts"};
   return kWords.count(word) != 0;
 }
 

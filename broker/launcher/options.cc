@@ -61,6 +61,12 @@ constexpr const char* kSetLinkHelp = R"(Examples:
   bulkhead set-link web1 net0 off    as if its cable were pulled: nothing is carried, and the guest is told
   bulkhead set-link web1 net0 on     and plugged in again)";
 
+constexpr const char* kUpgradeHelp = R"(Examples:
+  bulkhead upgrade web1              every device that can be, one after the other
+  bulkhead upgrade web1 disk0        this one
+The guest goes on meanwhile, and waits where it needs the device. What cannot be replaced while a VM runs: an interface
+with vhost=on, and the process that holds the connections of user-mode networking.)";
+
 constexpr const char* kInspectHelp = R"(Examples:
   bulkhead inspect web1             what the kernel says of each process: user, capabilities, system calls, ...
                                     and what each network interface has carried
@@ -127,8 +133,12 @@ void AddRunOptions(CLI::App& app, RunOptions& run, Raw& raw) {
   app.add_option("--display", raw.display, "none (no display in this version)")->type_name("WORD");
   app.add_flag("--reboot", run.reboot, "boot again when the guest resets; without it a reset ends the VM");
   app.add_option("--on-device-failure", raw.on_device_failure,
-                 "when a device process dies or hangs: keep the VM running without it (default), or stop the VM")
+                 "when a device is given up: keep the VM running without it (default), or stop the VM")
       ->type_name("WORD");
+  app.add_option("--device-restarts", run.device_restarts,
+                 "how often within a minute another process may take the place of one device's that died or hung, "
+                 "before the device is given up (default 10)")
+      ->type_name("N");
   app.add_option("--exit-deadline", run.exit_deadline_ms, "milliseconds a vCPU waits for a device (default 5000)")
       ->type_name("N");
   app.add_option("--limit", raw.limits,
@@ -275,6 +285,11 @@ std::function<ImgOptions()> AddCommands(CLI::App& app, CommandLine& line, Raw& r
   set_link->add_option("INTERFACE", line.vm.device, "net0, ...")->required()->type_name("");
   set_link->add_option("STATE", raw.link, "on or off")->required()->type_name("");
   set_link->footer(kSetLinkHelp);
+  CLI::App* upgrade =
+      add("upgrade", "replace a running VM's device processes by the installed version", Command::kUpgrade);
+  upgrade->add_option("NAME", line.vm.name, "the VM")->required()->type_name("");
+  upgrade->add_option("DEVICE", line.vm.device, "disk0, console, ... (default: all)")->type_name("");
+  upgrade->footer(kUpgradeHelp);
   CLI::App* inspect = add("inspect", "a VM's processes and what the kernel lets them do", Command::kInspect);
   inspect->add_option("NAME", line.vm.name, "the VM")->required()->type_name("");
   CLI::Option* json = inspect->add_flag("--json", line.vm.json, "as JSON");

@@ -140,6 +140,7 @@ struct RunOptions {
   bool reboot = false;
   bool keep_on_device_failure = true;
   uint32_t exit_deadline_ms = 0;  // 0: the broker's default
+  uint32_t device_restarts = 10;  // of each device within a minute
   LimitOptions limits;
   uint32_t first_uid = 0;  // with uid_count, what --uids names
   uint32_t uid_count = 0;  // 0: the broker's default
@@ -152,7 +153,7 @@ struct VmCommandOptions {
   bool verify = false;
   bool force = false;
   uint32_t timeout_s = 30;
-  std::string device;       // throttle, set-link
+  std::string device;       // throttle, set-link; upgrade: empty for all
   ThrottleOption throttle;  // throttle
   bool link_up = false;     // set-link
 };
@@ -163,7 +164,7 @@ struct CheckOptions {
 };
 
 struct CommandLine {
-  enum class Command { kHelp, kRun, kCheck, kPs, kStop, kKill, kThrottle, kSetLink, kInspect, kImg };
+  enum class Command { kHelp, kRun, kCheck, kPs, kStop, kKill, kThrottle, kSetLink, kUpgrade, kInspect, kImg };
   Command command = Command::kHelp;
   std::string help;  // kHelp: what to print
   RunOptions run;

@@ -52,6 +52,7 @@ FdKind FileKind(const struct stat& status, std::string_view target) {
     // A disk's image like any other, which the launcher made (cloud_init.cc): it counts among a process's files.
     if (target == "memfd:cloud-init") return FdKind::kFile;
     if (target.starts_with("memfd:packets-")) return FdKind::kPacketRing;
+    if (target.starts_with("memfd:journal-")) return FdKind::kJournal;
     return target.starts_with("memfd:exits-") ? FdKind::kExitRing : FdKind::kOtherMemory;
   }
   if (S_ISSOCK(status.st_mode)) return FdKind::kSocket;
@@ -131,6 +132,8 @@ const char* FdKindName(FdKind kind) {
       return "packet ring";
     case FdKind::kExitRing:
       return "exit ring";
+    case FdKind::kJournal:
+      return "journal";
     case FdKind::kOtherMemory:
       return "other memfd";
     case FdKind::kFile:

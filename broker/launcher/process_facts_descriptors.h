@@ -30,6 +30,7 @@ enum class FdKind {
   kGuestMemory,  // memfd "guest-*"
   kPacketRing,   // between a net process and its usernet process
   kExitRing,     // memfd "exits-*"
+  kJournal,      // memfd "journal-*"
   kOtherMemory,  // any other memfd
   kFile,         // a regular file
   kBlockDevice,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// `bulkhead ps`, `stop`, `kill`, `throttle` and `set-link`: the VMs that run, through their control sockets.
+// `bulkhead ps`, `stop`, `kill`, `throttle`, `set-link` and `upgrade`: the VMs that run, through their control sockets.
 #include <signal.h>
 
 #include <cstdio>
@@ -156,6 +156,24 @@ int SetLinkCommand(const VmCommandOptions& options) {
   request.setInterface(options.device);
   request.setUp(options.link_up);
   Await(io, options.name, request.send().ignoreResult());
+  return 0;
+}
+
+// No time limit: each device takes its time, and its broker watches over that.
+int UpgradeCommand(const VmCommandOptions& options) {
+  auto io = kj::setupAsyncIo();
+  VmConnection connection(io, options.name);
+  auto request = connection.control().upgradeRequest();
+  request.setDevice(options.device);
+  try {
+    const auto response = request.send().wait(io.waitScope);
+    for (auto device : response.getDevices()) {
+      std::printf("%s: replaced; it served nothing for %.1f ms\n", device.getName().cStr(),
+                  static_cast<double>(device.getPauseNs()) / 1e6);
+    }
+  } catch (const kj::Exception& error) {
+    throw FatalError("VM '" + options.name + "': " + ReasonOf(error));
+  }
   return 0;
 }
 

@@ -180,6 +180,7 @@ void VmResources::Fill(const RunOptions& options, const RuntimeDir& directory, c
   if (debug_output_.valid()) out.setDebugConsole(ShareFile(debug_output_.get()));
   out.setKeepOnDeviceFailure(options.keep_on_device_failure);
   out.setExitDeadlineMs(options.exit_deadline_ms);
+  out.setDeviceRestarts(options.device_restarts);
   out.setRuntimeDir(directory.path());
   out.setFirstUid(options.first_uid);
   out.setUidCount(options.uid_count);

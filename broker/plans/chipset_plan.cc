@@ -14,6 +14,7 @@ void PlanChipset(Planner& planner) {
   planner.AddFunction(plan, 0, 0);
   plan.lines.push_back({.gsi = platform::kIrqRtc, .level = false});
   plan.lines.push_back({.gsi = platform::kIrqSci, .level = true});
+  plan.replacement = DevicePlan::Replacement::kAlways;
   plan.controls_machine = true;
   plan.takes_power_button = true;
   const auto config = planner.config();

@@ -30,6 +30,7 @@ void PlanConsole(Planner& planner) {
   DevicePlan& plan = planner.Add("console", "bulkhead-console");
   planner.AddPort(plan, platform::kPortSerial0, kSerialPorts);
   plan.lines.push_back({.gsi = platform::kIrqSerial0, .level = false});
+  plan.replacement = DevicePlan::Replacement::kAlways;
   plan.settings = std::make_unique<capnp::MallocMessageBuilder>();
   auto settings = plan.settings->initRoot<console::ConsoleSettings>();
   TakeStream(config.getSerial(), settings.initSerial(), plan, kSerialPort, planner.wait());

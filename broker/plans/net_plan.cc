@@ -82,6 +82,8 @@ void PlanNet(Planner& planner, control::NetConfig::Reader config, unsigned index
   (vhost ? plan.limits.kernel_threads : plan.limits.threads) += pairs;
   plan.takes_throttle = !vhost;
   plan.has_link = true;
+  // What the kernel carries packets with ends with the process that set it up.
+  plan.replacement = vhost ? DevicePlan::Replacement::kNever : DevicePlan::Replacement::kAlways;
   plan.settings = std::make_unique<capnp::MallocMessageBuilder>();
   auto settings = plan.settings->initRoot<net::NetSettings>();
   settings.setMac(config.getMac());

@@ -7,6 +7,7 @@ namespace bulkhead::broker {
 void PlanRng(Planner& planner) {
   DevicePlan& plan = planner.Add("rng", "bulkhead-rng");
   planner.AddVirtioFunction(plan, 1);
+  plan.replacement = DevicePlan::Replacement::kAlways;
 }
 
 }  // namespace bulkhead::broker

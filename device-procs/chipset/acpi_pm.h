@@ -32,6 +32,8 @@ class AcpiPm {
   void Resume();
   void Save(state::AcpiPmState::Builder state) const;
   void Restore(state::AcpiPmState::Reader state);
+  // The timer went on for so long after the state was saved.
+  void CatchUp(int64_t elapsed_ns) { base_ns_ -= elapsed_ns; }
 
   // The handler of the timer that waits for TMR_STS.
   void Update();

@@ -87,6 +87,11 @@ device::WriteEffect Chipset::Write(uint16_t region, uint64_t offset, uint8_t wid
   return {};
 }
 
+// Register C of the clock, the keyboard controller's output; status bits that a look at them sets are found again.
+bool Chipset::ReadChanges(uint16_t region, uint64_t) const {
+  return region == static_cast<uint16_t>(Region::kCmos) || region == static_cast<uint16_t>(Region::kI8042Data);
+}
+
 void Chipset::Flush() { debug_console_.Flush(); }
 
 void Chipset::Pause() {

@@ -43,6 +43,8 @@ class Chipset final : public device::DeviceModel {
   void Resume() override;
   void Save(capnp::AnyPointer::Builder state) const override;
   Result<void> Restore(capnp::AnyPointer::Reader state) override;
+  void CatchUp(int64_t elapsed_ns) override { acpi_pm_.CatchUp(elapsed_ns); }
+  bool ReadChanges(uint16_t region, uint64_t offset) const override;
   void PressPowerButton() override;
 
  private:

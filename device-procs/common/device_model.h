@@ -62,8 +62,14 @@ class DeviceModel {
 
   // The device's whole state as its versioned Cap'n Proto struct; only while paused. Restore takes what any earlier
   // version wrote; the bytes may be hostile (a snapshot file): an error leaves the device unusable, not the process.
+  // Save is called while the device works, too, for its journal (recorder.h): what a queue's own thread changes is left
+  // out then, as the queue's log has it.
   virtual void Save(capnp::AnyPointer::Builder state) const = 0;
   virtual Result<void> Restore(capnp::AnyPointer::Reader state) = 0;
+  // So much time has passed since the state that was restored was saved, while the guest went on.
+  virtual void CatchUp(int64_t /*elapsed_ns*/) {}
+  // Whether a read there changes the device's state.
+  virtual bool ReadChanges(uint16_t /*region*/, uint64_t /*offset*/) const { return false; }
 
   // What the host's user does to some devices; others ignore it.
   virtual void PressPowerButton() {}

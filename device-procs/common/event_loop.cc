@@ -35,7 +35,7 @@ void EventLoop::Run() {
   for (;;) {
     // With work in the poller the descriptors are only looked at: neither may keep the other waiting.
     const bool may_sleep = poller_ == nullptr || poller_->PrepareToSleep();
-    bool stopped = false;
+    bool stopped = false, handled = false;
     const int sleep_ms = !may_sleep ? 0 : poller_ == nullptr ? -1 : poller_->SleepMs();
     const int count = ::epoll_wait(epoll_.get(), events.data(), events.size(), sleep_ms);
     if (poller_ != nullptr) poller_->Drain();
@@ -51,8 +51,11 @@ void EventLoop::Run() {
       const auto found = handlers_.find(fd);
       if (found == handlers_.end()) continue;
       const auto handler = found->second;
+      if (!*handler) continue;
       (*handler)();
+      handled = true;
     }
+    if (handled && poller_ != nullptr) poller_->HandlersRan();
     if (stopped) return;
   }
 }

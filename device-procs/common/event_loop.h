@@ -19,6 +19,8 @@ class Poller {
   // Does what is there now. Called before the handlers of each round, so that register writes posted before a kick are
   // seen before the kick.
   virtual void Drain() = 0;
+  // Handlers of this round have run.
+  virtual void HandlersRan() {}
   // The thread is about to sleep: true if it may (a producer that finds it asleep then wakes a watched descriptor).
   virtual bool PrepareToSleep() = 0;
   // For how long at most, in milliseconds; -1: until something happens.
@@ -30,7 +32,7 @@ class EventLoop {
   EventLoop();  // throws FatalError: before lock-down
 
   // Runs `handler` whenever `fd` is ready for `events` (EPOLLIN, EPOLLOUT; level-triggered unless EPOLLET is given).
-  // The fd stays the caller's and is unwatched before it is closed.
+  // The fd stays the caller's and is unwatched before it is closed. Without a handler it only ends a sleep.
   void Watch(int fd, uint32_t events, std::function<void()> handler);
   // Changes what is waited for; 0 keeps the handler but waits for nothing but errors.
   void SetEvents(int fd, uint32_t events);

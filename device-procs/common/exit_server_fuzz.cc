@@ -125,7 +125,9 @@ class Runner {
   bool tampered_ = false;
   bool broken_ = false;
   CheckingDevice device_;
-  ExitServer server_{memory_.get(), device_, {kRegionSizes.begin(), kRegionSizes.end()}, 0, [this](const Error& error) {
+  Recorder recorder_;
+  ExitServer server_{memory_.get(), device_, recorder_, {kRegionSizes.begin(), kRegionSizes.end()}, 0,
+                     [this](const Error& error) {
                        Require(!broken_ && !error.message.empty());
                        broken_ = true;
                      }};

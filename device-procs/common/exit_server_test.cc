@@ -44,7 +44,8 @@ class ExitServerTest : public testing::Test {
   std::unique_ptr<ChannelMemory> memory_ = std::make_unique<ChannelMemory>();
   RingProducer requests_{&memory_->requests};
   EndlessDevice device_{requests_, kManyWrites};
-  ExitServer server_{memory_.get(), device_, {1}, 0, [](const Error& error) { ADD_FAILURE() << error.message; }};
+  Recorder recorder_;
+  ExitServer server_{memory_.get(), device_, recorder_, {1}, 0, [](const Error& error) { ADD_FAILURE() << error.message; }};
 };
 
 TEST_F(ExitServerTest, GuestThatNeverStopsWritingDoesNotKeepTheLoopInOneRound) {

@@ -20,7 +20,9 @@ constexpr rlim_t kMaxDescriptors = 512;
 
 class DeviceServer final : public control::Device::Server {
  public:
-  DeviceServer(DeviceThread& thread, DeviceModel& device) : thread_(thread), device_(device) {}
+  // `exits` is null where the guest does not reach the process.
+  DeviceServer(DeviceThread& thread, DeviceModel& device, Recorder& recorder, ExitServer* exits)
+      : thread_(thread), device_(device), recorder_(recorder), exits_(exits) {}
 
   kj::Promise<void> load(LoadContext) override {
     Result<void> read;
@@ -66,6 +68,19 @@ class DeviceServer final : public control::Device::Server {
     thread_.Call([&] { device_.ReportNet(context.getResults().initReport()); });
     return kj::READY_NOW;
   }
+  kj::Promise<void> takeOver(TakeOverContext) override {
+    Result<void> taken;
+    thread_.Call([&] {
+      auto inheritance = recorder_.TakeOver(device_);
+      if (!inheritance.ok()) {
+        taken = inheritance.error();
+      } else if (exits_ != nullptr) {
+        exits_->StartAt(*inheritance);
+      }
+    });
+    if (!taken.ok()) throw Failure(taken.error().message);
+    return kj::READY_NOW;
+  }
   kj::Promise<void> attach(AttachContext context) override {
     auto params = context.getParams();
     auto input = params.getInput().getFd();
@@ -84,6 +99,8 @@ class DeviceServer final : public control::Device::Server {
  private:
   DeviceThread& thread_;
   DeviceModel& device_;
+  Recorder& recorder_;
+  ExitServer* exits_;
 };
 
 DeviceContext TakeContext(control::DeviceGrants::Reader grants, kj::WaitScope& wait) {
@@ -111,6 +128,13 @@ DeviceContext TakeContext(control::DeviceGrants::Reader grants, kj::WaitScope& w
   return context;
 }
 
+Recorder TakeRecorder(control::DeviceGrants::Reader grants, kj::WaitScope& wait) {
+  if (!grants.hasJournal()) return Recorder();
+  size_t queues = 0;
+  for (auto function : grants.getWiring().getFunctions()) queues += function.getKicks().size();
+  return Recorder(OrThrow(Journal::Map(TakeFile(grants.getJournal(), wait).get(), queues)), grants.getSuccessor());
+}
+
 [[noreturn]] void EndBroken(const Error& error) {
   LogLine("the vcpu-runner broke the exit protocol: " + error.message);
   ::_exit(1);
@@ -129,6 +153,8 @@ void Serve(const DeviceKind& kind, kj::AsyncIoContext& io, ChildSandbox& sandbox
   std::optional<GuestMemory> memory;
   if (grants.getMemory().hasFile()) memory = MapGrantedMemory(grants.getMemory(), io.waitScope);
   context.memory = memory ? &*memory : nullptr;
+  Recorder recorder = TakeRecorder(grants, io.waitScope);
+  context.recorder = &recorder;
   auto machine = grants.getMachine();
   if (grants.hasMachine()) {
     context.power_off = [&] { mailbox.Post([&] { SendAndForget(machine.powerOffRequest()); }); };
@@ -136,16 +162,17 @@ void Serve(const DeviceKind& kind, kj::AsyncIoContext& io, ChildSandbox& sandbox
   }
 
   const std::unique_ptr<DeviceModel> device = kind.create(std::move(context));
+  recorder.Attach(*device);
   OwnFd doorbell;
   std::optional<ExitServer> server;
   if (const auto wiring = grants.getWiring(); wiring.hasChannel()) {
     ChannelMemory* channel = OrThrow(MapChannel(TakeFile(wiring.getChannel().getMemory(), io.waitScope).get()));
     doorbell = TakeFile(wiring.getChannel().getDoorbell(), io.waitScope);
     // Edge-triggered: the ring says what there is to do, so the count is never read.
-    loop.Watch(doorbell.get(), EPOLLIN | EPOLLET, [] {});
+    loop.Watch(doorbell.get(), EPOLLIN | EPOLLET, {});
     std::vector<uint64_t> region_sizes;
     for (auto region : wiring.getRegions()) region_sizes.push_back(region.getSize());
-    server.emplace(channel, *device, std::move(region_sizes), grants.getSpinNs(), EndBroken);
+    server.emplace(channel, *device, recorder, std::move(region_sizes), grants.getSpinNs(), EndBroken);
     loop.SetPoller(&*server);
   }
   DeviceThread thread(loop);
@@ -155,7 +182,7 @@ void Serve(const DeviceKind& kind, kj::AsyncIoContext& io, ChildSandbox& sandbox
                 kind.heap_bytes);
 
   auto ready = host.readyRequest();
-  ready.setDevice(kj::heap<DeviceServer>(thread, *device));
+  ready.setDevice(kj::heap<DeviceServer>(thread, *device, recorder, server ? &*server : nullptr));
   sandbox.Report(ready.initSandbox());
   ready.send().wait(io.waitScope);
   sandbox.Reported();

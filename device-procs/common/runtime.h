@@ -14,6 +14,7 @@
 
 #include "device-procs/common/device_model.h"
 #include "device-procs/common/event_loop.h"
+#include "device-procs/common/recorder.h"
 #include "ipc/child.h"
 #include "ipc/guest_memory.h"
 #include "ipc/syscall_policy.h"
@@ -49,6 +50,7 @@ struct DeviceContext {
   std::vector<OwnFd> files;
   std::optional<PacketResources> packets;
   capnp::AnyPointer::Reader settings;
+  Recorder* recorder = nullptr;  // of the process
   // To the broker; from the device thread, does not block. Null but in the chipset process.
   std::function<void()> power_off;
   std::function<void()> reset;

@@ -34,6 +34,8 @@ class VirtioTransport {
   virtual int InterruptFd(uint16_t /*index*/) const { return -1; }
   // The driver broke the protocol: DEVICE_NEEDS_RESET (§2.1.1). Any thread.
   virtual void MarkNeedsReset() = 0;
+  // The device's own state has changed, and the driver is about to be told: it must not be lost with this process.
+  virtual void CommitState() {}
 };
 
 class VirtioDevice {

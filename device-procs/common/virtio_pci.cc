@@ -93,10 +93,11 @@ void WriteAddress(Gpa& address, uint64_t offset, uint8_t width, uint64_t value) 
 }  // namespace
 
 VirtioPci::VirtioPci(std::unique_ptr<VirtioDevice> device, EventLoop& loop, const GuestMemory& memory,
-                     FunctionResources resources)
+                     FunctionResources resources, Recorder& recorder)
     : device_(std::move(device)),
       loop_(loop),
       memory_(memory),
+      recorder_(recorder),
       kicks_(std::move(resources.kicks)),
       msix_(std::move(resources.interrupts)),
       config_space_({.vendor_id = kVendorVirtio,
@@ -109,6 +110,9 @@ VirtioPci::VirtioPci(std::unique_ptr<VirtioDevice> device, EventLoop& loop, cons
       queues_(device_->QueueCount()) {
   if (kicks_.size() != queues_.size() || msix_.vector_count() == 0 || msix_.vector_count() > layout::kMaxVectors) {
     throw FatalError("virtio device: the grants do not fit its queues");
+  }
+  if (recorder_.on() && (!recorder_.Log(queues_.size() - 1) || device_->QueueMaxSize() > kJournalQueueEntries)) {
+    throw FatalError("virtio device: its journal has no room for its queues");
   }
   BuildConfigSpace();
   Reset();
@@ -365,10 +369,11 @@ bool VirtioPci::WantsActive() const {
 }
 
 void VirtioPci::Activate() {
-  for (QueueRegisters& registers : queues_) {
+  for (uint16_t i = 0; i < queues_.size(); ++i) {
+    QueueRegisters& registers = queues_[i];
     if (!registers.enabled) continue;
     registers.layout.event_index = (driver_features_ & kFeatureEventIndex) != 0;
-    auto queue = Virtqueue::Create(memory_, registers.layout);
+    auto queue = Virtqueue::Create(memory_, registers.layout, {}, recorder_.Log(i));
     if (!queue.ok()) {
       MarkNeedsReset();
       return;
@@ -376,6 +381,8 @@ void VirtioPci::Activate() {
     registers.queue = *std::move(queue);
   }
   active_ = true;
+  // Before the first chain is taken: a successor must not think that the queues are still to be started.
+  CommitState();
   device_->Activate(driver_features_, *this);
   // A kick may have come before DRIVER_OK.
   if (!paused_) ProcessAllQueues();
@@ -425,6 +432,10 @@ void VirtioPci::Resume() {
   if (!paused_) return;
   paused_ = false;
   device_->Resume();
+  if (std::exchange(owes_interrupts_, false)) {
+    for (uint16_t i = 0; i < queues_.size(); ++i) SignalQueue(i);
+    SignalConfigChange();
+  }
   ProcessAllQueues();
 }
 
@@ -449,6 +460,15 @@ void VirtioPci::MarkNeedsReset() {
   SignalConfigChange();
 }
 
+void VirtioPci::CommitState() {
+  recorder_.MarkChanged();
+  recorder_.Commit();
+}
+
+bool VirtioPci::ReadChanges(uint16_t region, uint64_t offset) const {
+  return region == kBar0 && offset == layout::kIsr;
+}
+
 void VirtioPci::Save(capnp::AnyPointer::Builder state) const {
   auto out = state.initAs<state::VirtioState>();
   out.setVersion(kStateVersion);
@@ -471,7 +491,8 @@ void VirtioPci::Save(capnp::AnyPointer::Builder state) const {
     queues[i].setDescriptors(from.layout.descriptors.value);
     queues[i].setAvailable(from.layout.available.value);
     queues[i].setUsed(from.layout.used.value);
-    if (!from.queue) continue;
+    // While the queue is served its position belongs to another thread, and is in its log.
+    if (!from.queue || !paused_) continue;
     queues[i].setNextAvailable(from.queue->position().next_available);
     queues[i].setNextUsed(from.queue->position().next_used);
   }
@@ -506,11 +527,18 @@ Result<void> VirtioPci::RestoreQueues(capnp::List<state::QueueState>::Reader que
     to.enabled = from.getEnabled();
     to.vector = CheckedVector(from.getVector());
     if (!to.enabled || !WantsActive()) continue;
-    auto queue = Virtqueue::Create(memory_, to.layout, {from.getNextAvailable(), from.getNextUsed()});
+    auto queue = RestoreQueue(static_cast<uint16_t>(i), from);
     if (!queue.ok()) return queue.error();
     to.queue = *std::move(queue);
   }
   return {};
+}
+
+Result<Virtqueue> VirtioPci::RestoreQueue(uint16_t index, state::QueueState::Reader from) {
+  const QueueLayout& layout = queues_[index].layout;
+  const auto log = recorder_.Log(index);
+  if (log && recorder_.taking_over()) return Virtqueue::TakeOver(memory_, layout, *log);
+  return Virtqueue::Create(memory_, layout, {from.getNextAvailable(), from.getNextUsed()}, log);
 }
 
 Result<void> VirtioPci::Restore(capnp::AnyPointer::Reader state) {
@@ -556,6 +584,7 @@ Result<void> VirtioPci::RestoreParts(state::VirtioState::Reader from) {
   }
   if (auto restored = msix_.Restore(std::move(msix)); !restored.ok()) return restored;
   if (auto restored = device_->RestoreDevice(from.getDevice()); !restored.ok()) return restored;
+  owes_interrupts_ = recorder_.taking_over();
   if (WantsActive()) {
     active_ = true;
     device_->Activate(driver_features_, *this);

@@ -12,6 +12,7 @@
 #include "device-procs/common/event_loop.h"
 #include "device-procs/common/msix.h"
 #include "device-procs/common/pci_config.h"
+#include "device-procs/common/recorder.h"
 #include "device-procs/common/runtime.h"
 #include "device-procs/common/virtio_device.h"
 #include "device-procs/common/virtio_state.capnp.h"
@@ -22,9 +23,10 @@ class VirtioPci final : public DeviceModel, public VirtioTransport {
  public:
   enum Region : uint16_t { kConfigSpace, kBar0 };
 
-  // Before lock-down; throws FatalError where the grants do not fit the device. `loop` and `memory` outlive it.
+  // Before lock-down; throws FatalError where the grants do not fit the device. `loop`, `memory` and `recorder` outlive
+  // it; its queues are the first that the recorder has logs for.
   VirtioPci(std::unique_ptr<VirtioDevice> device, EventLoop& loop, const GuestMemory& memory,
-            FunctionResources resources);
+            FunctionResources resources, Recorder& recorder);
   ~VirtioPci() override;
 
   uint64_t Read(uint16_t region, uint64_t offset, uint8_t width) override;
@@ -38,6 +40,7 @@ class VirtioPci final : public DeviceModel, public VirtioTransport {
   void Resume() override;
   void Save(capnp::AnyPointer::Builder state) const override;
   Result<void> Restore(capnp::AnyPointer::Reader state) override;
+  bool ReadChanges(uint16_t region, uint64_t offset) const override;
 
   Virtqueue* Queue(uint16_t index) override;
   int KickFd(uint16_t index) const override { return kicks_[index].get(); }
@@ -45,6 +48,7 @@ class VirtioPci final : public DeviceModel, public VirtioTransport {
   void SignalConfigChange() override;
   int InterruptFd(uint16_t index) const override { return msix_.DirectFd(queues_[index].vector); }
   void MarkNeedsReset() override;
+  void CommitState() override;
 
  private:
   struct QueueRegisters {
@@ -75,10 +79,12 @@ class VirtioPci final : public DeviceModel, public VirtioTransport {
   uint16_t CheckedVector(uint64_t vector) const;
   Result<void> RestoreParts(state::VirtioState::Reader from);
   Result<void> RestoreQueues(capnp::List<state::QueueState>::Reader queues);
+  Result<Virtqueue> RestoreQueue(uint16_t index, state::QueueState::Reader from);
 
   std::unique_ptr<VirtioDevice> device_;
   EventLoop& loop_;
   const GuestMemory& memory_;
+  Recorder& recorder_;
   std::vector<OwnFd> kicks_;
   Msix msix_;
   PciConfigSpace config_space_;
@@ -97,6 +103,7 @@ class VirtioPci final : public DeviceModel, public VirtioTransport {
   uint16_t queue_select_ = 0;
   bool active_ = false;
   bool paused_ = true;
+  bool owes_interrupts_ = false;  // a predecessor may have died before it signalled one
 };
 
 }  // namespace bulkhead::device

@@ -27,7 +27,7 @@ class FunctionDriver final : public FunctionRegisters {
     };
     for (uint16_t i = 0; i < queues; ++i) make(kicks_, resources.kicks);
     for (uint16_t i = 0; i <= queues; ++i) make(interrupts_, resources.interrupts);
-    function_ = std::make_unique<VirtioPci>(std::move(device), loop_, memory, std::move(resources));
+    function_ = std::make_unique<VirtioPci>(std::move(device), loop_, memory, std::move(resources), recorder_);
   }
 
   VirtioPci& function() { return *function_; }
@@ -60,6 +60,7 @@ class FunctionDriver final : public FunctionRegisters {
   }
 
   EventLoop loop_;
+  Recorder recorder_;
   std::vector<OwnFd> kicks_;
   std::vector<OwnFd> interrupts_;
   std::unique_ptr<VirtioPci> function_;

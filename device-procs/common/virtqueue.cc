@@ -55,14 +55,17 @@ struct Virtqueue::Descriptor {
   uint16_t next;
 };
 
-Virtqueue::Virtqueue(const GuestMemory& memory, const QueueLayout& layout, QueuePosition position)
+Virtqueue::Virtqueue(const GuestMemory& memory, const QueueLayout& layout, QueuePosition position,
+                     std::optional<QueueLog> log)
     : memory_(&memory),
       layout_(layout),
       next_available_(position.next_available),
       next_used_(position.next_used),
-      signalled_used_(position.next_used) {}
+      signalled_used_(position.next_used),
+      log_(log) {}
 
-Result<Virtqueue> Virtqueue::Create(const GuestMemory& memory, const QueueLayout& layout, QueuePosition position) {
+Result<Virtqueue> Virtqueue::Create(const GuestMemory& memory, const QueueLayout& layout, QueuePosition position,
+                                    std::optional<QueueLog> log) {
   if (!std::has_single_bit(layout.size) || layout.size > 32768) return Broken("queue size is not a power of two");
   // Alignments of §2.7.1.
   if (layout.descriptors.value % 16 != 0 || layout.available.value % 2 != 0 || layout.used.value % 4 != 0) {
@@ -73,7 +76,46 @@ Result<Virtqueue> Virtqueue::Create(const GuestMemory& memory, const QueueLayout
       !memory.Contains(layout.used, UsedBytes(layout.size))) {
     return Broken("queue does not lie in guest memory");
   }
-  return Virtqueue(memory, layout, position);
+  if (log) log->Reset(position.next_available, position.next_used);
+  return Virtqueue(memory, layout, position, log);
+}
+
+Result<Virtqueue> Virtqueue::TakeOver(const GuestMemory& memory, const QueueLayout& layout, QueueLog log) {
+  auto queue = Create(memory, layout, {log.next_available(), log.next_used()});
+  if (!queue.ok()) return queue;
+  queue->log_ = log;
+  if (auto recovered = queue->Recover(); !recovered.ok()) return recovered.error();
+  return queue;
+}
+
+Result<void> Virtqueue::Recover() {
+  auto used = memory_->LoadAcquire16(layout_.used + kIndexOffset);
+  if (!used.ok()) return used.error();
+  // What the predecessor gave back and did not come to write down.
+  if (static_cast<uint16_t>(*used - next_used_) > layout_.size) return Broken("used index is not the device's");
+  for (; next_used_ != *used; ++next_used_) {
+    const uint64_t slot = next_used_ % layout_.size;
+    auto id = memory_->ReadObject<uint32_t>(layout_.used + kRingOffset + kUsedElementBytes * slot);
+    if (!id.ok()) return id.error();
+    if (*id < layout_.size) log_->GiveBack(static_cast<uint16_t>(*id));
+  }
+  log_->SetUsed(next_used_);
+  const std::vector<QueueLog::Chain> out = log_->Out(layout_.size);
+  if (out.size() != static_cast<uint16_t>(next_available_ - next_used_)) return Broken("used ring was changed");
+  // The chains taken last are still in the available ring, and as good as not taken.
+  size_t rest = out.size();
+  while (rest != 0 && out[rest - 1].position == static_cast<uint16_t>(next_available_ - 1)) {
+    --rest;
+    UndoPop();
+  }
+  for (; rest != 0; --rest) owed_.push_back(out[rest - 1].head);
+  signalled_used_ = next_used_;
+  return {};
+}
+
+void Virtqueue::UndoPop(uint16_t count) {
+  next_available_ = static_cast<uint16_t>(next_available_ - count);
+  if (log_) log_->UndoFrom(next_available_);
 }
 
 Result<uint16_t> Virtqueue::AvailableCount() const {
@@ -84,7 +126,17 @@ Result<uint16_t> Virtqueue::AvailableCount() const {
   return count;
 }
 
+Result<bool> Virtqueue::PopOwed(Chain& chain) {
+  chain.head = owed_.back();
+  chain.readable.clear();
+  chain.writable.clear();
+  if (auto walked = Walk(chain.head, chain); !walked.ok()) return walked.error();
+  owed_.pop_back();
+  return true;
+}
+
 Result<bool> Virtqueue::Pop(Chain& chain) {
+  if (!owed_.empty()) return PopOwed(chain);
   auto count = AvailableCount();
   if (!count.ok()) return count.error();
   if (*count == 0) return false;
@@ -95,6 +147,7 @@ Result<bool> Virtqueue::Pop(Chain& chain) {
   chain.readable.clear();
   chain.writable.clear();
   if (auto walked = Walk(*head, chain); !walked.ok()) return walked.error();
+  if (log_) log_->Take(*head, next_available_);
   ++next_available_;
   return true;
 }
@@ -175,10 +228,16 @@ Result<void> Virtqueue::Push(std::span<const UsedChain> chains) {
                                         UsedElement{chain.head, chain.written_bytes});
     if (!written.ok()) return written;
   }
-  return memory_->StoreRelease16(layout_.used + kIndexOffset, next_used_);
+  auto published = memory_->StoreRelease16(layout_.used + kIndexOffset, next_used_);
+  if (log_) {
+    for (const UsedChain& chain : chains) log_->GiveBack(chain.head);
+    log_->SetUsed(next_used_);
+  }
+  return published;
 }
 
 bool Virtqueue::HasChains() const {
+  if (!owed_.empty()) return true;
   const auto index = memory_->LoadAcquire16(layout_.available + kIndexOffset);
   return !index.ok() || *index != next_available_;
 }
@@ -209,7 +268,7 @@ Result<bool> Virtqueue::EnableKicks() {
   std::atomic_thread_fence(std::memory_order_seq_cst);
   auto count = AvailableCount();
   if (!count.ok()) return count.error();
-  return *count != 0;
+  return *count != 0 || !owed_.empty();
 }
 
 Result<void> Virtqueue::DisableKicks() {
@@ -234,6 +293,7 @@ Result<QueueAddresses> Virtqueue::Addresses() const {
 void Virtqueue::MoveTo(QueuePosition position) {
   next_available_ = position.next_available;
   next_used_ = signalled_used_ = position.next_used;
+  if (log_) log_->Reset(next_available_, next_used_);
 }
 
 uint64_t TotalBytes(std::span<const Piece> pieces) {

@@ -6,10 +6,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "ipc/guest_memory.h"
+#include "ipc/journal.h"
 #include "ipc/result.h"
 
 namespace bulkhead::device {
@@ -58,7 +60,12 @@ struct Chain {
 class Virtqueue {
  public:
   // EPROTO where size, alignment or place are not what §2.7 asks for.
-  static Result<Virtqueue> Create(const GuestMemory& memory, const QueueLayout& layout, QueuePosition position = {});
+  // With a log, what is out is written down there.
+  static Result<Virtqueue> Create(const GuestMemory& memory, const QueueLayout& layout, QueuePosition position = {},
+                                  std::optional<QueueLog> log = {});
+  // Goes on for a process that died, with its log, which is hostile: what that had in hand is popped again, in the
+  // order of the first time. EPROTO too where log and used ring contradict each other.
+  static Result<Virtqueue> TakeOver(const GuestMemory& memory, const QueueLayout& layout, QueueLog log);
 
   // Takes the next available chain into `chain`, whose buffers are reused; false if there is none.
   Result<bool> Pop(Chain& chain);
@@ -66,7 +73,7 @@ class Virtqueue {
   Result<bool> PopOrEnableKicks(Chain& chain);
   // Takes back the last `count` Pops, which must be all the chains that are out: the next Pop finds the first of them
   // again, walked anew.
-  void UndoPop(uint16_t count = 1) { next_available_ = static_cast<uint16_t>(next_available_ - count); }
+  void UndoPop(uint16_t count = 1);
   // Gives a chain back; `written_bytes` counts from the start of its writable part. Chains may return in any order.
   Result<void> Push(uint16_t head, uint32_t written_bytes);
   // The same for chains that belong together: the driver sees all of them or none.
@@ -90,8 +97,10 @@ class Virtqueue {
 
  private:
   struct Descriptor;
-  Virtqueue(const GuestMemory& memory, const QueueLayout& layout, QueuePosition position);
+  Virtqueue(const GuestMemory& memory, const QueueLayout& layout, QueuePosition position, std::optional<QueueLog> log);
   Result<uint16_t> AvailableCount() const;
+  Result<bool> PopOwed(Chain& chain);
+  Result<void> Recover();
   Result<void> Walk(uint16_t head, Chain& chain) const;
   Result<void> WalkIndirect(const Descriptor& table, uint32_t steps_left, Chain& chain) const;
   Result<void> AddPiece(const Descriptor& descriptor, Chain& chain) const;
@@ -102,6 +111,9 @@ class Virtqueue {
   uint16_t next_used_;
   uint16_t signalled_used_;  // next_used_ at the last interrupt decision
   bool kicks_enabled_ = true;
+  std::optional<QueueLog> log_;
+  // Heads that a predecessor took and did not give back, the last one to be popped first.
+  std::vector<uint16_t> owed_;
 };
 
 // The total length of a chain's pieces: at most 2^15 of them, so it cannot overflow.

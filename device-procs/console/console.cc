@@ -41,6 +41,12 @@ WriteEffect Console::Write(uint16_t region, uint64_t offset, uint8_t width, uint
   return {};
 }
 
+// Nearly every register of the UART does something when it is read.
+bool Console::ReadChanges(uint16_t region, uint64_t offset) const {
+  if (region == kUart) return true;
+  return virtio_ && IsVirtio(region) && virtio_->ReadChanges(static_cast<uint16_t>(region - kFirstOfVirtio), offset);
+}
+
 void Console::Flush() {
   uart_.Flush();
   if (virtio_) virtio_->Flush();

@@ -44,6 +44,7 @@ class Console final : public DeviceModel {
   void Resume() override;
   void Save(capnp::AnyPointer::Builder state) const override;
   Result<void> Restore(capnp::AnyPointer::Reader state) override;
+  bool ReadChanges(uint16_t region, uint64_t offset) const override;
   // A new peer for a port, in place of the one before.
   void Attach(uint8_t port, OwnFd input, OwnFd output) override;
 

@@ -11,7 +11,8 @@ std::unique_ptr<DeviceModel> MakeVirtioConsole(DeviceContext& context, std::uniq
     throw FatalError("virtio console: neither guest memory nor a PCI function was granted");
   }
   return std::make_unique<VirtioPci>(std::make_unique<VirtioConsole>(*context.memory, std::move(port), size),
-                                     *context.loop, *context.memory, std::move(context.functions.front()));
+                                     *context.loop, *context.memory, std::move(context.functions.front()),
+                                     *context.recorder);
 }
 
 }  // namespace bulkhead::device

@@ -61,7 +61,7 @@ std::unique_ptr<DeviceModel> Build(DeviceContext& context, QueueServer::Log log)
   auto image = std::make_unique<ImageChain>(TakeImages(settings, std::move(context.files)),
                                             ImageChainOptions{.log = std::move(log)});
   return std::make_unique<VirtioPci>(std::make_unique<VirtioBlk>(*context.memory, std::move(image), std::move(options)),
-                                     *context.loop, *context.memory, std::move(function));
+                                     *context.loop, *context.memory, std::move(function), *context.recorder);
 }
 
 }  // namespace

@@ -61,7 +61,8 @@ std::unique_ptr<DeviceModel> MakeNet(DeviceContext context, Transmitter::Log log
   for (const OwnFd& kick : function.kicks) options.kick_fds.push_back(kick.get());
   auto backend = context.packets ? MakeRingBackend(std::move(*context.packets)) : MakeTap(std::move(context.files));
   auto net = std::make_unique<VirtioNet>(*context.memory, *context.loop, std::move(backend), std::move(options));
-  return std::make_unique<VirtioPci>(std::move(net), *context.loop, *context.memory, std::move(function));
+  return std::make_unique<VirtioPci>(std::move(net), *context.loop, *context.memory, std::move(function),
+                                     *context.recorder);
 }
 
 }  // namespace bulkhead::device

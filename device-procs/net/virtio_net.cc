@@ -230,7 +230,10 @@ void VirtioNet::ServeControl() {
     --left;
     ControlState changed = state_;
     const bool done = ApplyControl(memory_, chain_, Rules(), changed);
-    if (done) ApplyState(std::move(changed));
+    if (done) {
+      ApplyState(std::move(changed));
+      transport_->CommitState();
+    }
     const std::byte answer{done ? kControlOk : kControlError};
     const bool written = WritePieces(memory_, chain_.writable, 0, std::span(&answer, 1)).ok();
     control_.Push({chain_.head, written ? 1u : 0u});

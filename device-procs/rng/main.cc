@@ -10,7 +10,7 @@ namespace {
 
 std::unique_ptr<DeviceModel> Create(DeviceContext context) {
   return std::make_unique<VirtioPci>(std::make_unique<VirtioRng>(*context.memory), *context.loop, *context.memory,
-                                     std::move(context.functions.at(0)));
+                                     std::move(context.functions.at(0)), *context.recorder);
 }
 
 }  // namespace

@@ -22,10 +22,10 @@ class DeviceProcess::Host final : public control::DeviceHost::Server {
     return kj::READY_NOW;
   }
   kj::Promise<void> ready(ReadyContext context) override {
-    process_.device_ = context.getParams().getDevice();
-    OrThrow(process_.child_->SetReady(context.getParams().getSandbox().getViolations()));
-    process_.ready_.fulfiller->fulfill();
-    return kj::READY_NOW;
+    return process_.child_->SetReady(context.getParams().getSandbox().getViolations()).then([this, context]() mutable {
+      process_.device_ = context.getParams().getDevice();
+      process_.ready_.fulfiller->fulfill();
+    });
   }
 
  private:
@@ -116,7 +116,9 @@ void DeviceProcess::TakeRunnersEnds(const Options& options) {
   raw_channel_ = OrThrow(MapChannel(TakeFile(wiring.getChannel().getMemory(), io_.waitScope).get()));
   doorbell_ = TakeFile(wiring.getChannel().getDoorbell(), io_.waitScope);
   channel_ = std::make_unique<runner::DeviceChannel>(plan_->name, raw_channel_, OrThrow(DuplicateFd(doorbell_.get())),
-                                                     options.deadline_ns, kSpinNs, [](const std::string&) {});
+                                                     runner::ChannelPatience{.deadline_ns = options.deadline_ns,
+                                                                             .spin_ns = kSpinNs},
+                                                     runner::ChannelEvents{.failed = [](const std::string&) {}});
   for (auto function : wiring.getFunctions()) {
     for (OwnFd& kick : TakeFiles(function.getKicks(), io_.waitScope)) kicks_.push_back(std::move(kick));
     for (OwnFd& line : TakeFiles(function.getInterrupts(), io_.waitScope)) interrupts_.push_back(std::move(line));

@@ -92,7 +92,7 @@ TEST(Lifecycle, SecondSignalEndsAGuestThatDoesNotListen) {
 }
 
 TEST(Lifecycle, DeathOfADeviceEndsTheVmWhereAskedAndNamesIt) {
-  RunningVm vm({"--on-device-failure", "stop"});
+  RunningVm vm({"--on-device-failure", "stop", "--device-restarts", "0"});
   ASSERT_TRUE(vm.started()) << vm.command().errors();
   ASSERT_EQ(SignalTo(vm.name(), "rng", SIGKILL), 0);
   EXPECT_EQ(vm.command().Wait(), 1);
@@ -101,7 +101,7 @@ TEST(Lifecycle, DeathOfADeviceEndsTheVmWhereAskedAndNamesIt) {
 }
 
 TEST(Lifecycle, DeathOfEitherHalfOfUserModeNetworkingCostsTheGuestThatNetwork) {
-  RunningVm vm({"--net", "user", "--net", "user"});
+  RunningVm vm({"--net", "user", "--net", "user", "--device-restarts", "0"});
   ASSERT_TRUE(vm.started()) << vm.command().errors();
   const auto is_told = [&](const std::string& line) {
     return vm.command().WaitUntil([&] { return vm.command().errors().find(line) != std::string::npos; });

@@ -248,7 +248,7 @@ TEST(PayloadGuest, SerialPortIsAPseudoTerminalWhereAsked) {
 TEST(PayloadGuest, DeadDeviceReadsAllOnesAndTheVmGoesOn) {
   const std::string name = UniqueName();
   Command command({"run", "--name", name, "--kernel", Payload("deaddev"), "--console", "none", "--debug-console",
-                   "stdio", "--on-device-failure", "keep"});
+                   "stdio", "--device-restarts", "0"});
   ASSERT_TRUE(command.WaitForOutput("alive")) << command.errors();
   ASSERT_EQ(SignalTo(name, "console", SIGKILL), 0);
   EXPECT_EQ(command.Wait(), 0) << command.errors();
@@ -258,7 +258,7 @@ TEST(PayloadGuest, DeadDeviceReadsAllOnesAndTheVmGoesOn) {
 TEST(PayloadGuest, HungDeviceReadsAllOnesAfterItsDeadline) {
   const std::string name = UniqueName();
   Command command({"run", "--name", name, "--kernel", Payload("deaddev"), "--console", "none", "--debug-console",
-                   "stdio", "--on-device-failure", "keep", "--exit-deadline", "50"});
+                   "stdio", "--device-restarts", "0", "--exit-deadline", "50"});
   ASSERT_TRUE(command.WaitForOutput("alive")) << command.errors();
   ASSERT_EQ(SignalTo(name, "console", SIGSTOP), 0);
   EXPECT_EQ(command.Wait(), 0) << command.errors();

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// How often a device process that keeps dying is started again, and how soon. Broker, main thread.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <optional>
+
+namespace bulkhead::broker {
+
+class Restraint {
+ public:
+  // At most so many within a minute; 0: none.
+  explicit Restraint(uint32_t most = 0) : most_(most) {}
+
+  // The process has died at that time (CLOCK_MONOTONIC): after how long another may be started; none: no other is.
+  // At once, but for one that did not last: then after a time that doubles.
+  std::optional<int64_t> Died(int64_t now_ns);
+
+ private:
+  uint32_t most_;
+  std::deque<int64_t> deaths_ns_;  // of the last minute
+  unsigned short_lives_ = 0;       // in a row
+};
+
+}  // namespace bulkhead::broker

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+// Device processes die, hang and are upgraded under a guest that checks all that it gets (tests/payload/endure.cc): it
+// notices nothing but a delay.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <memory>
+#include <random>
+
+#include "tests/process/harness.h"
+
+namespace bulkhead::test {
+namespace {
+
+constexpr uint64_t kDiskBytes = 2 << 20;
+constexpr std::array kDevices{"disk0", "rng", "console", "chipset"};
+
+// BULKHEAD_CHAOS_FAULTS and BULKHEAD_CHAOS_SEED, for more of them than each run of the tests has.
+unsigned FromEnvironment(const char* name, unsigned otherwise) {
+  const char* value = std::getenv(name);
+  return value != nullptr ? static_cast<unsigned>(std::strtoul(value, nullptr, 10)) : otherwise;
+}
+
+class EnduringVm {
+ public:
+  explicit EnduringVm(std::vector<std::string> more = {})
+      : name_(UniqueName()), image_(dir_.MakeImage("disk.img", kDiskBytes)), console_(dir_.Path("console.log")) {
+    std::vector<std::string> arguments{"run",           "--name", name_,    "--kernel",  Payload("endure"),
+                                       "--disk",        image_,   "--console", "file=" + console_,
+                                       "--debug-console", "stdio"};
+    if (more.empty()) more = {"--device-restarts", "1000000"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    command_ = std::make_unique<Command>(arguments);
+    started_ = command_->WaitForOutput("enduring");
+  }
+
+  bool started() const { return started_; }
+  const std::string& name() const { return name_; }
+  Command& command() { return *command_; }
+
+  // How many rounds it has told of.
+  uint64_t Rounds() const {
+    const std::string text = ReadFile(console_);
+    return static_cast<uint64_t>(std::count(text.begin(), text.end(), '\n'));
+  }
+  bool GoesOn() const {
+    const uint64_t before = Rounds();
+    return Eventually([&] { return Rounds() > before + 1; });
+  }
+  // Another process than that serves the device.
+  bool Replaced(const char* device, pid_t before) const {
+    return Eventually([&] {
+      const pid_t now = ProcessOf(name_, device);
+      return now > 0 && now != before;
+    });
+  }
+  void Stop() {
+    const OwnFd image(::open(image_.c_str(), O_WRONLY | O_CLOEXEC));
+    ASSERT_EQ(::pwrite(image.get(), "stop", 4, kDiskBytes - 512), 4);
+    ASSERT_EQ(::fsync(image.get()), 0);
+    EXPECT_EQ(command_->Wait(), 0) << command_->errors();
+    EXPECT_NE(command_->output().find("PASS endure"), std::string::npos) << command_->output() << command_->errors();
+    EXPECT_EQ(command_->errors().find("given up"), std::string::npos) << command_->errors();
+  }
+  // Each line is there, in its order. A kill in the middle of a write may repeat the end of what was written.
+  void ExpectConsoleComplete() const {
+    const std::string text = ReadFile(console_);
+    size_t at = 0;
+    for (uint64_t round = 1; round <= Rounds() && at != std::string::npos; ++round) {
+      at = text.find(std::to_string(round) + "\n", at);
+      if (at == std::string::npos) {
+        EXPECT_GT(round, 1u) << text;
+        break;
+      }
+    }
+  }
+
+ private:
+  TempDir dir_;
+  std::string name_;
+  std::string image_;
+  std::string console_;
+  std::unique_ptr<Command> command_;
+  bool started_ = false;
+};
+
+TEST(Recovery, AnotherProcessTakesThePlaceOfEachDeviceThatIsKilled) {
+  EnduringVm vm;
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  for (const char* device : kDevices) {
+    const pid_t before = ProcessOf(vm.name(), device);
+    ASSERT_EQ(SignalTo(vm.name(), device, SIGKILL), 0) << device;
+    EXPECT_TRUE(vm.Replaced(device, before)) << device;
+    EXPECT_TRUE(vm.GoesOn()) << device << "\n" << vm.command().output() << vm.command().errors();
+  }
+  EXPECT_NE(RunBulkhead({"inspect", vm.name(), "--verify"}).output.find("verified"), std::string::npos)
+      << "a successor has the walls of its predecessor";
+  vm.Stop();
+  vm.ExpectConsoleComplete();
+}
+
+TEST(Recovery, OneThatHangsIsReplacedToo) {
+  EnduringVm vm;
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  for (const char* device : {"chipset", "disk0"}) {
+    const pid_t before = ProcessOf(vm.name(), device);
+    ASSERT_EQ(SignalTo(vm.name(), device, SIGSTOP), 0) << device;
+    EXPECT_TRUE(vm.Replaced(device, before)) << device;
+    EXPECT_TRUE(vm.GoesOn()) << device;
+  }
+  vm.Stop();
+}
+
+TEST(Recovery, OneThatKeepsDyingIsGivenUpAndTheVmGoesOn) {
+  EnduringVm vm({"--device-restarts", "2"});
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  for (int death = 0; death < 3; ++death) {
+    const pid_t before = ProcessOf(vm.name(), "rng");
+    ASSERT_EQ(SignalTo(vm.name(), "rng", SIGKILL), 0);
+    if (death < 2) {
+      EXPECT_TRUE(vm.Replaced("rng", before)) << death;
+    }
+  }
+  EXPECT_TRUE(vm.command().WaitUntil([&] {
+    return vm.command().errors().find("device given up: rng was killed by signal 9 (Killed), after 2 others") !=
+           std::string::npos;
+  })) << vm.command().errors();
+  EXPECT_GT(ProcessOf(vm.name(), "disk0"), 0);
+  EXPECT_EQ(RunBulkhead({"kill", vm.name()}).status, 0);
+}
+
+TEST(Recovery, UpgradeReplacesEveryDevice) {
+  EnduringVm vm;
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  std::array<pid_t, kDevices.size()> before{};
+  for (size_t i = 0; i < kDevices.size(); ++i) before[i] = ProcessOf(vm.name(), kDevices[i]);
+  const Finished all = RunBulkhead({"upgrade", vm.name()});
+  EXPECT_EQ(all.status, 0) << all.errors;
+  for (size_t i = 0; i < kDevices.size(); ++i) {
+    EXPECT_NE(all.output.find(std::string(kDevices[i]) + ": replaced"), std::string::npos) << all.output;
+    EXPECT_NE(ProcessOf(vm.name(), kDevices[i]), before[i]) << kDevices[i];
+  }
+  EXPECT_TRUE(vm.GoesOn());
+  EXPECT_EQ(RunBulkhead({"upgrade", vm.name(), "disk0"}).output.find("disk0: replaced"), 0u);
+  const Finished wrong = RunBulkhead({"upgrade", vm.name(), "disk7"});
+  EXPECT_EQ(wrong.status, 1);
+  EXPECT_NE(wrong.errors.find("no device 'disk7'"), std::string::npos) << wrong.errors;
+  vm.Stop();
+}
+
+TEST(Recovery, ManyDeathsUnderLoad) {
+  const unsigned faults = FromEnvironment("BULKHEAD_CHAOS_FAULTS", 40);
+  const unsigned seed = FromEnvironment("BULKHEAD_CHAOS_SEED", 1);
+  EnduringVm vm;
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  std::mt19937 random(seed);
+  for (unsigned fault = 0; fault < faults; ++fault) {
+    const char* device = kDevices[random() % kDevices.size()];
+    const int signal = random() % 8 == 0 ? SIGSTOP : SIGKILL;
+    const pid_t before = ProcessOf(vm.name(), device);
+    // Nobody may be there: the fault before this one was the same device's.
+    if (before <= 0 || SignalTo(vm.name(), device, signal) != 0) continue;
+    // Now and then the next one follows at once.
+    if (random() % 4 == 0) continue;
+    ASSERT_TRUE(vm.Replaced(device, before)) << "fault " << fault << " of seed " << seed << ": " << device << "\n"
+                                             << vm.command().output() << vm.command().errors();
+    ::usleep(random() % 30'000);
+  }
+  EXPECT_TRUE(vm.GoesOn()) << vm.command().output() << vm.command().errors();
+  vm.Stop();
+  vm.ExpectConsoleComplete();
+}
+
+}  // namespace
+}  // namespace bulkhead::test
