@@ -27,6 +27,13 @@ class RudeDriver {
     driver_ = std::make_unique<FunctionDriver>(std::move(device), Memory());
     driver_->function().Resume();
   }
+  // Of a device that goes on, with memory as it is, where a process that died stood; or somebody who says so.
+  RudeDriver(std::unique_ptr<VirtioDevice> device, Journal journal) : queues_(device->QueueCount()) {
+    driver_ = std::make_unique<FunctionDriver>(std::move(device), Memory(), Recorder(journal, true));
+    if (!driver_->recorder().TakeOver(driver_->function()).ok()) return;
+    driver_->function().Resume();
+    driver_->RunPending();
+  }
 
   void Step(bulkhead::fuzz::FuzzInput& input) {
     const auto action = input.Take<uint8_t>() % 16;

@@ -18,7 +18,8 @@ class FunctionDriver final : public FunctionRegisters {
   static constexpr uint64_t kBar0 = 0xC000'0000;
 
   // Vector 0 is for configuration changes, vector i + 1 for queue i.
-  FunctionDriver(std::unique_ptr<VirtioDevice> device, const GuestMemory& memory) {
+  explicit FunctionDriver(std::unique_ptr<VirtioDevice> device, const GuestMemory& memory, Recorder recorder = Recorder())
+      : recorder_(std::move(recorder)) {
     const uint16_t queues = device->QueueCount();
     FunctionResources resources{.slot = 1, .bar0_address = kBar0, .kicks = {}, .interrupts = {}};
     const auto make = [](std::vector<OwnFd>& ours, std::vector<OwnFd>& theirs) {
@@ -28,10 +29,12 @@ class FunctionDriver final : public FunctionRegisters {
     for (uint16_t i = 0; i < queues; ++i) make(kicks_, resources.kicks);
     for (uint16_t i = 0; i <= queues; ++i) make(interrupts_, resources.interrupts);
     function_ = std::make_unique<VirtioPci>(std::move(device), loop_, memory, std::move(resources), recorder_);
+    recorder_.Attach(*function_);
   }
 
   VirtioPci& function() { return *function_; }
   EventLoop& loop() { return loop_; }
+  Recorder& recorder() { return recorder_; }
 
   void EnableMsix() { FunctionRegisters::EnableMsix(static_cast<uint16_t>(interrupts_.size())); }
   // How often the vector was signalled since last asked.

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "device-procs/common/virtqueue_driver.h"
 
@@ -444,6 +445,76 @@ TEST(Virtqueue, GoesOnWhereTheKernelStopped) {
   EXPECT_EQ(chain.head, second);
   EXPECT_TRUE(queue.Push(chain.head, 0).ok());
   EXPECT_EQ(driver.UsedIndex(), 2);
+}
+
+// A queue whose process may die at any moment, and what its successor makes of the log.
+class TakenOverQueue : public VirtqueueTest {
+ protected:
+  void SetUp() override {
+    driver_ = std::make_unique<QueueDriver>(memory_, kQueueBase, 8);
+    queue_ = OrThrow(Virtqueue::Create(memory_, driver_->layout(), {}, log_));
+  }
+  void Offer(unsigned chains) {
+    for (unsigned i = 0; i < chains; ++i) driver_->Add({{kData + uint64_t{512} * i, 512}});
+  }
+  std::vector<uint16_t> Take(unsigned chains) {
+    std::vector<uint16_t> heads;
+    for (unsigned i = 0; i < chains && Popped(); ++i) heads.push_back(chain_.head);
+    return heads;
+  }
+  Result<void> TakeOver() {
+    auto successor = Virtqueue::TakeOver(memory_, driver_->layout(), log_);
+    if (!successor.ok()) return successor.error();
+    queue_ = *std::move(successor);
+    return {};
+  }
+
+  OwnFd file_ = OrThrow(Journal::Make("journal-test", 1));
+  QueueLog log_ = OrThrow(Journal::Map(file_.get(), 1)).Queue(0);
+};
+
+TEST_F(TakenOverQueue, WhatWasInHandIsPoppedAgainAndNothingElseIs) {
+  Offer(6);
+  ASSERT_EQ(Take(5), (std::vector<uint16_t>{0, 1, 2, 3, 4}));
+  ASSERT_TRUE(queue_->Push(1, 0).ok());
+  ASSERT_TRUE(queue_->Push(3, 0).ok());
+  ASSERT_TRUE(TakeOver().ok());
+  EXPECT_TRUE(queue_->HasChains());
+  EXPECT_EQ(Take(9), (std::vector<uint16_t>{0, 2, 4, 5})) << "and what nobody had taken";
+  EXPECT_FALSE(queue_->HasChains());
+  for (const uint16_t head : {5, 0, 4, 2}) ASSERT_TRUE(queue_->Push(head, 0).ok());
+  EXPECT_EQ(driver_->UsedIndex(), 6);
+  ASSERT_TRUE(TakeOver().ok());
+  EXPECT_TRUE(Take(9).empty());
+}
+
+TEST_F(TakenOverQueue, DeathBetweenPublishingAndWritingDownRepeatsNothing) {
+  Offer(4);
+  ASSERT_EQ(Take(4).size(), 4u);
+  // The used ring as the predecessor left it, one store before it died.
+  Virtqueue unlogged = OrThrow(Virtqueue::Create(memory_, driver_->layout(), {4, 0}));
+  ASSERT_TRUE(unlogged.Push(2, 0).ok());
+  ASSERT_TRUE(TakeOver().ok());
+  EXPECT_EQ(Take(9), (std::vector<uint16_t>{0, 1, 3}));
+}
+
+TEST_F(TakenOverQueue, AKickIsAskedForOnlyWhereNothingIsOwed) {
+  Offer(2);
+  ASSERT_EQ(Take(2).size(), 2u);
+  ASSERT_TRUE(queue_->Push(1, 0).ok());
+  ASSERT_TRUE(TakeOver().ok());
+  const auto more = queue_->EnableKicks();
+  ASSERT_TRUE(more.ok());
+  EXPECT_TRUE(*more);
+}
+
+TEST_F(TakenOverQueue, AUsedRingThatContradictsTheLogBreaksTheQueue) {
+  Offer(4);
+  ASSERT_EQ(Take(3).size(), 3u);
+  driver_->Put<uint16_t>(driver_->layout().used + 2, 40);
+  EXPECT_EQ(TakeOver().error().code, EPROTO) << "further than the queue is long";
+  driver_->Put<uint16_t>(driver_->layout().used + 2, 2);
+  EXPECT_EQ(TakeOver().error().code, EPROTO) << "the same chain twice, as the ring holds zeros";
 }
 
 }  // namespace
