@@ -54,7 +54,11 @@ ImageJob::ImageJob(kj::AsyncIoContext& io, const std::string& helpers,
 void ImageJob::TakeImages(capnp::List<control::ImageChain>::Reader images, kj::WaitScope& wait) {
   unsigned files = 0;
   for (auto chain : images) files += chain.getFiles().size();
-  if (files == 0 || files > kMaxFiles) throw FatalError("the images are of too many files");
+  if (files == 0) throw FatalError("no image to work on");
+  if (files > kMaxFiles) {
+    throw FatalError("more than " + std::to_string(kMaxFiles) +
+                     " image files at one time, those below others included");
+  }
   auto chains = grants_.initRoot<capnp::List<control::ImageChain>>(images.size());
   for (unsigned i = 0; i < images.size(); ++i) {
     chains[i].setIgnoreBacking(images[i].getIgnoreBacking());

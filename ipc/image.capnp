@@ -120,14 +120,14 @@ enum SnapshotWork {
 
 interface ImageWorker {
   # One call of a job at a time; progress at any time. Image 0 is the one that is looked at, read or changed; image 1 is
-  # the other one of those that take two.
+  # the other one of those that take two. convert takes two or more.
   info @0 () -> (info :ImageInfo);
   map @1 (offset :UInt64) -> (extents :List(ImageExtent));   # a part of the map; empty at the end of the disk
   check @2 (repair :ImageCheck.Repair) -> (report :ImageCheck);
   create @3 (options :ImageCreate) -> ();                    # image 0 becomes one
   resize @4 (virtualBytes :UInt64, shrink :Bool) -> ();
   snapshot @5 (work :SnapshotWork, name :Text, nowNs :Int64) -> ();
-  convert @6 (options :ImageConvert) -> ();                  # image 0 into image 1
+  convert @6 (options :ImageConvert) -> ();                  # all but the last, one behind the other, into the last
   compare @7 (strict :Bool) -> (same :Bool, offset :UInt64, sizesDiffer :Bool);
   commit @8 () -> ();                                        # what image 0 has itself into image 1, the file below it
   setBacking @9 (name :Text, format :Text) -> ();            # in the header alone

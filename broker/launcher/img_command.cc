@@ -188,18 +188,33 @@ ImgOptions OverNewBacking(const ImgOptions& options, const std::string& image) {
   return over;
 }
 
-int Convert(kj::AsyncIoContext& io, const ImgOptions& options) {
-  const auto open_source = [&] {
-    Chain source = OpenChain(io, options, true);
-    source.snapshot = options.snapshot_name;
-    return source;
+// What convert reads, one behind the other, and how large they are together.
+std::vector<Chain> OpenSources(kj::AsyncIoContext& io, const ImgOptions& options, uint64_t& size_bytes) {
+  std::vector<Chain> sources;
+  ImgOptions source = options;
+  const auto open = [&] {
+    Chain chain = OpenChain(io, source, true);
+    chain.snapshot = options.snapshot_name;
+    return chain;
   };
-  Chain source = open_source();
-  uint64_t size_bytes = 0;
-  {
-    ImgSession session(io, One(open_source()));
-    size_bytes = session.Wait(session.worker().infoRequest().send()).getInfo().getVirtualBytes();
+  const auto add = [&] {
+    sources.push_back(open());
+    ImgSession session(io, One(open()));
+    const uint64_t disk_bytes = session.Wait(session.worker().infoRequest().send()).getInfo().getVirtualBytes();
+    if (disk_bytes > INT64_MAX - size_bytes) throw FatalError("together the disks are larger than any can be");
+    size_bytes += disk_bytes;
+  };
+  add();
+  for (const std::string& file : options.behind) {
+    source.file = file;
+    add();
   }
+  return sources;
+}
+
+int Convert(kj::AsyncIoContext& io, const ImgOptions& options) {
+  uint64_t size_bytes = 0;
+  std::vector<Chain> chains = OpenSources(io, options, size_bytes);
   bool made = false;
   Chain target;
   target.alone = true;
@@ -217,7 +232,8 @@ int Convert(kj::AsyncIoContext& io, const ImgOptions& options) {
   const bool raw = options.other_format == ImgFormat::kRaw;
   const bool fresh = !options.no_create && !image.block_device;
   if (raw && fresh) SetLength(image, options.other, size_bytes, options.preallocation);
-  ImgSession session(io, Two(std::move(source), std::move(target)));
+  chains.push_back(std::move(target));
+  ImgSession session(io, std::move(chains));
   auto request = session.worker().convertRequest();
   auto out = request.initOptions();
   if (!raw && !options.no_create) Fill(options, size_bytes, out.initCreate());

@@ -20,6 +20,7 @@ constexpr const char* kImgHelp = R"(Examples:
   bulkhead img create -f qcow2 disk.qcow2 10G
   bulkhead img create -f qcow2 -b base.qcow2 -F qcow2 web1.qcow2
   bulkhead img convert -p -O qcow2 disk.img disk.qcow2
+  bulkhead img convert -O qcow2 part1.img part2.img whole.qcow2
   bulkhead img info disk.qcow2
   bulkhead img check -r leaks disk.qcow2
   bulkhead img snapshot -c before-upgrade disk.qcow2
@@ -34,6 +35,7 @@ struct Raw {
   std::string other_format;
   std::string size;
   std::vector<std::string> words;
+  std::vector<std::string> files;  // of convert: the target is the last
   std::string repair;
   std::string output;
   std::string sparse;
@@ -161,8 +163,9 @@ void AddConvert(CLI::App& convert, Raw& raw) {
       ->type_name("SIZE");
   AddCreateWords(convert, raw);
   AddBacking(convert, raw);
-  AddFile(convert, raw);
-  convert.add_option("TARGET", raw.options.other, "what it becomes")->required()->type_name("");
+  convert.add_option("FILE", raw.files, "the image, or several that become one disk; the last one: what it becomes")
+      ->required()
+      ->type_name("");
 }
 
 void AddSnapshot(CLI::App& snapshot, Raw& raw) {
@@ -242,6 +245,22 @@ void FinishSizes(Raw& raw) {
   options.size_bytes = ParseImageSize(size);
 }
 
+// The files of convert, and what does not go with several.
+void FinishFiles(Raw& raw) {
+  ImgOptions& options = raw.options;
+  std::vector<std::string>& files = raw.files;
+  if (files.size() < 2)
+    throw UsageError("say what '" + files[0] + "' is to become, as in `bulkhead img convert FILE TARGET`");
+  options.file = files.front();
+  options.other = files.back();
+  options.behind.assign(files.begin() + 1, files.end() - 1);
+  if (options.behind.empty()) return;
+  const auto refuse = [](const std::string& what) { throw UsageError(what + " does not go with several sources"); };
+  if (!options.new_backing.empty()) refuse("a backing file of the target (-B, -o backing_file)");
+  if (!options.snapshot_name.empty()) refuse("a snapshot (-l)");
+  if (!options.backing.empty()) refuse("--backing");
+}
+
 ImgOptions Finish(Raw raw) {
   ImgOptions& options = raw.options;
   options.format = ParseImgFormat("-f", raw.format);
@@ -270,6 +289,7 @@ ImgOptions Finish(Raw raw) {
   take(raw.create, ImgOptions::Snapshot::kCreate);
   take(raw.apply, ImgOptions::Snapshot::kApply);
   take(raw.remove, ImgOptions::Snapshot::kDelete);
+  if (options.job == Job::kConvert) FinishFiles(raw);
   const bool makes = options.job == Job::kCreate || options.job == Job::kConvert;
   ImgFormat& made = options.job == Job::kCreate ? options.format : options.other_format;
   if (makes && made == ImgFormat::kDetect) made = ImgFormat::kRaw;

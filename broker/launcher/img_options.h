@@ -36,7 +36,8 @@ struct ImgOptions {
 
   Job job = Job::kInfo;
   std::string file;
-  std::string other;  // target of convert, second of compare
+  std::vector<std::string> behind;  // convert: what follows `file` in the target, in this order
+  std::string other;                // target of convert, second of compare
   ImgFormat format = ImgFormat::kDetect;
   ImgFormat other_format = ImgFormat::kDetect;
   std::vector<std::string> backing;  // what lies below `file`, given by the user: topmost first

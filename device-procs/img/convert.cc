@@ -7,6 +7,7 @@
 #include "device-procs/common/block/qcow2/packing.h"
 #include "device-procs/common/block/qcow2/qcow2_channel.h"
 #include "device-procs/img/jobs.h"
+#include "device-procs/img/joined_disks.h"
 #include "device-procs/img/parts.h"
 
 namespace bulkhead::img {
@@ -24,7 +25,7 @@ constexpr uint64_t kPackingBytes = uint64_t{8} << 20;
 class Pieces {
  public:
   // Data end where a multiple of `step` is.
-  Pieces(OpenImage& image, uint64_t step) : image_(image), step_(step) {}
+  Pieces(JoinedDisks& from, uint64_t step) : from_(from), step_(step) {}
 
   struct Piece {
     bool zero = false;
@@ -32,12 +33,11 @@ class Pieces {
   };
   // `offset` is inside of the disk, and not before that of the last call.
   Task<Result<Piece>> At(uint64_t offset) {
-    const uint64_t disk_end = image_.chain->geometry().size_bytes;
-    const uint64_t end = std::min(disk_end, offset - offset % step_ + step_);
+    const uint64_t end = std::min(from_.size_bytes(), offset - offset % step_ + step_);
     uint64_t at = offset;
     do {
       if (at >= extent_end_) {
-        Result<BlockExtent> extent = co_await image_.channel->Map(at, disk_end - at);
+        Result<BlockExtent> extent = co_await from_.Map(at);
         if (!extent.ok()) co_return extent.error();
         zero_ = extent->zero;
         extent_end_ = at + extent->size_bytes;
@@ -50,7 +50,7 @@ class Pieces {
   }
 
  private:
-  OpenImage& image_;
+  JoinedDisks& from_;
   const uint64_t step_;
   bool zero_ = false;
   uint64_t extent_end_ = 0;
@@ -108,10 +108,10 @@ uint64_t RunLength(const Buffer& bytes, uint64_t at, bool zero, uint64_t zero_ru
   return end - at;
 }
 
-Task<Result<void>> CopyChunk(OpenImage& from, OpenImage& to, const ConvertOptions& options, uint64_t offset,
+Task<Result<void>> CopyChunk(JoinedDisks& from, OpenImage& to, const ConvertOptions& options, uint64_t offset,
                              uint64_t size_bytes) {
   Buffer bytes(size_bytes);
-  Result<void> done = co_await ReadPart(from, offset, bytes.data(), size_bytes);
+  Result<void> done = co_await from.Read(offset, bytes.data(), size_bytes);
   for (uint64_t at = 0; done.ok() && at < size_bytes;) {
     const uint64_t zeroes = RunLength(bytes, at, true, options.zero_run_bytes);
     if (zeroes != 0) {
@@ -126,10 +126,10 @@ Task<Result<void>> CopyChunk(OpenImage& from, OpenImage& to, const ConvertOption
   co_return done;
 }
 
-Task<Result<void>> ConvertPlain(OpenImage& from, OpenImage& to, const ConvertOptions& options, Progress& progress) {
+Task<Result<void>> ConvertPlain(JoinedDisks& from, OpenImage& to, const ConvertOptions& options, Progress& progress) {
   Copies copies(options.requests, progress);
   Pieces pieces(from, kChunkBytes);
-  const uint64_t size_bytes = from.chain->geometry().size_bytes;
+  const uint64_t size_bytes = from.size_bytes();
   Result<void> done;
   for (uint64_t offset = 0; done.ok() && offset < size_bytes;) {
     Result<Pieces::Piece> piece = co_await pieces.At(offset);
@@ -152,11 +152,11 @@ Task<Result<void>> ConvertPlain(OpenImage& from, OpenImage& to, const ConvertOpt
 }
 
 // Of one chunk the clusters that the target, over its backing file, does not show already.
-Task<Result<void>> CopyDifferences(OpenImage& from, OpenImage& to, uint64_t cluster_bytes, uint64_t offset,
+Task<Result<void>> CopyDifferences(JoinedDisks& from, OpenImage& to, uint64_t cluster_bytes, uint64_t offset,
                                    uint64_t size_bytes) {
   Buffer wanted(size_bytes);
   Buffer there(size_bytes);
-  Result<void> done = co_await ReadPart(from, offset, wanted.data(), size_bytes);
+  Result<void> done = co_await from.Read(offset, wanted.data(), size_bytes);
   if (done.ok()) done = co_await ReadPart(to, offset, there.data(), size_bytes);
   for (uint64_t at = 0; done.ok() && at < size_bytes; at += cluster_bytes) {
     const std::byte* const cluster = wanted.data() + at;
@@ -171,11 +171,11 @@ Task<Result<void>> CopyDifferences(OpenImage& from, OpenImage& to, uint64_t clus
   co_return done;
 }
 
-Task<Result<void>> ConvertOver(OpenImage& from, OpenImage& to, const ConvertOptions& options, Progress& progress) {
+Task<Result<void>> ConvertOver(JoinedDisks& from, OpenImage& to, const ConvertOptions& options, Progress& progress) {
   Copies copies(options.requests, progress);
   const uint64_t cluster_bytes = to.chain->qcow2()->state().cluster_bytes();
   const uint64_t chunk_bytes = std::max(cluster_bytes, kChunkBytes);
-  const uint64_t size_bytes = from.chain->geometry().size_bytes;
+  const uint64_t size_bytes = from.size_bytes();
   Result<void> done;
   for (uint64_t offset = 0; done.ok() && offset < size_bytes; offset += chunk_bytes) {
     done = co_await copies.Room();
@@ -190,7 +190,7 @@ Task<Result<void>> ConvertOver(OpenImage& from, OpenImage& to, const ConvertOpti
 // Several clusters are packed at a time; they are written one after the other, each where the one before ends.
 class PackedCopier {
  public:
-  PackedCopier(OpenImage& from, OpenImage& to, device::Offload& offload, Progress& progress)
+  PackedCopier(JoinedDisks& from, OpenImage& to, device::Offload& offload, Progress& progress)
       : from_(from),
         to_(to),
         target_(*to.chain->qcow2()),
@@ -214,7 +214,7 @@ class PackedCopier {
   Task<Result<void>> Copy(uint64_t offset, uint64_t size_bytes, uint64_t number) {
     Buffer bytes(cluster_bytes_);
     Buffer packed(cluster_bytes_);
-    Result<void> done = co_await ReadPart(from_, offset, bytes.data(), cluster_bytes_);
+    Result<void> done = co_await from_.Read(offset, bytes.data(), cluster_bytes_);
     const bool zero = done.ok() && IsZero(bytes.data(), cluster_bytes_);
     // Without a file below it the target shows zeroes so far.
     bool same = zero;
@@ -243,7 +243,7 @@ class PackedCopier {
     co_return done;
   }
 
-  OpenImage& from_;
+  JoinedDisks& from_;
   OpenImage& to_;
   qcow2::Qcow2Channel& target_;
   const bool over_;
@@ -255,11 +255,11 @@ class PackedCopier {
   device::WaitList turn_;
 };
 
-Task<Result<void>> ConvertCompressed(OpenImage& from, OpenImage& to, device::Offload& offload, Progress& progress) {
+Task<Result<void>> ConvertCompressed(JoinedDisks& from, OpenImage& to, device::Offload& offload, Progress& progress) {
   PackedCopier copier(from, to, offload, progress);
   const bool over = to.chain->qcow2()->backing().channel != nullptr;
   const uint64_t cluster_bytes = to.chain->qcow2()->state().cluster_bytes();
-  const uint64_t size_bytes = from.chain->geometry().size_bytes;
+  const uint64_t size_bytes = from.size_bytes();
   Pieces pieces(from, cluster_bytes);
   Result<void> done;
   for (uint64_t offset = 0; done.ok() && offset < size_bytes;) {
@@ -285,14 +285,15 @@ Task<Result<void>> ConvertCompressed(OpenImage& from, OpenImage& to, device::Off
 
 }  // namespace
 
-Task<Result<void>> Convert(OpenImage& from, OpenImage& to, ConvertOptions options, device::Offload& offload,
-                           Progress& progress) {
-  Result<void> done = co_await Open(from);
+Task<Result<void>> Convert(std::vector<OpenImage*> sources, OpenImage& to, ConvertOptions options,
+                           device::Offload& offload, Progress& progress) {
+  JoinedDisks from(std::move(sources));
+  Result<void> done = co_await from.Open();
   if (done.ok()) done = co_await Open(to);
   if (!done.ok()) co_return done;
-  const uint64_t size_bytes = from.chain->geometry().size_bytes;
+  const uint64_t size_bytes = from.size_bytes();
   if (to.chain->geometry().size_bytes < size_bytes) {
-    co_return Error{EINVAL, "the target's disk is smaller than the source's"};
+    co_return Error{EINVAL, "the target's disk is smaller than what is to become it"};
   }
   progress.total = size_bytes;
   const qcow2::Qcow2Channel* const target = to.chain->qcow2();

@@ -161,14 +161,14 @@ Result<qcow2::NewImage> TakeOptions(control::ImageCreate::Reader from) {
   return image;
 }
 
-Task<Result<void>> CreateAndConvert(OpenImage& from, OpenImage& to, std::optional<qcow2::NewImage> image,
+Task<Result<void>> CreateAndConvert(std::vector<OpenImage*> from, OpenImage& to, std::optional<qcow2::NewImage> image,
                                     Preallocation preallocation, ConvertOptions options, device::Offload& offload,
                                     Progress& progress) {
   if (image) {
     Result<void> created = co_await Create(to, std::move(*image), preallocation);
     if (!created.ok()) co_return created;
   }
-  Result<void> converted = co_await Convert(from, to, options, offload, progress);
+  Result<void> converted = co_await Convert(std::move(from), to, options, offload, progress);
   co_return converted;
 }
 
@@ -276,7 +276,11 @@ kj::Promise<void> ImageServer::convert(ConvertContext context) {
                                .zero_run_bytes = options.getZeroRunBytes(),
                                .target_reads_zero = options.getTargetReadsZero()};
   return Run(2, [this, made, preallocation, convert] {
-    return CreateAndConvert(image(0), image(1), made, preallocation, convert, worker_.offload(), worker_.progress());
+    std::vector<OpenImage*> from;
+    for (OpenImage& each : worker_.images()) from.push_back(&each);
+    OpenImage& to = *from.back();
+    from.pop_back();
+    return CreateAndConvert(std::move(from), to, made, preallocation, convert, worker_.offload(), worker_.progress());
   });
 }
 

@@ -14,9 +14,12 @@ namespace {
 
 using device::ImageFormat;
 
-constexpr rlim_t kMaxDescriptors = 128;
+// Beside those of the images, and of the messages that brought them.
+constexpr rlim_t kOtherDescriptors = 64;
 // Tables, and the chunks of several requests.
 constexpr size_t kImgHeapBytes = size_t{160} << 20;
+// Tables of each image, of which there may be many where several become one.
+constexpr size_t kHeapBytesPerImage = size_t{8} << 20;
 
 ImageFormat FormatOf(control::ImageGrant::Format format) {
   switch (format) {
@@ -58,11 +61,16 @@ void Serve(kj::AsyncIoContext& io, ChildSandbox& sandbox) {
   auto response = host.grantsRequest().send().wait(io.waitScope);
   Mailbox mailbox(io.unixEventPort);
   std::vector<std::unique_ptr<device::ImageChain>> images;
-  for (auto chain : response.getImages()) images.push_back(TakeChain(chain, io.waitScope));
+  rlim_t files = 0;
+  for (auto chain : response.getImages()) {
+    files += chain.getFiles().size();
+    images.push_back(TakeChain(chain, io.waitScope));
+  }
   // It ends with the process.
   auto* worker = new WorkerThread(images, mailbox);
-  sandbox.Close(response.getSandbox(), {{RLIMIT_NOFILE, kMaxDescriptors}, {RLIMIT_MEMLOCK, 0}}, ImgPolicy(),
-                kImgHeapBytes);
+  const size_t heap_bytes = kImgHeapBytes + images.size() * kHeapBytesPerImage;
+  sandbox.Close(response.getSandbox(), {{RLIMIT_NOFILE, kOtherDescriptors + 2 * files}, {RLIMIT_MEMLOCK, 0}},
+                ImgPolicy(), heap_bytes);
   auto ready = host.readyRequest();
   ready.setWorker(kj::heap<ImageServer>(*worker));
   sandbox.Report(ready.initSandbox());

@@ -200,6 +200,82 @@ TEST_F(Img, ConvertsWhatABackingFileDoesNotHave) {
   Judge("! test -e out");
 }
 
+TEST_F(Img, JoinsSeveralSourcesAsQemuDoes) {
+  MakeSource();
+  // Ends within a sector and within a chunk, of three formats, one that is empty, one over another, one with holes.
+  Judge(
+      "head -c 3000100 /dev/urandom >odd && qemu-img convert -O qcow2 -o cluster_size=4k odd odd.qcow2 && "
+      "qemu-img convert -c -O qcow2 raw packed && qemu-img convert -O qcow odd old && : >empty && "
+      "yes | head -c 700 >short && qemu-img create -q -f qcow2 -b raw -F raw over 25M && "
+      "qemu-io -f qcow2 -c 'write -P 3 1M 70k' -c 'write -z 2M 1M' over");
+  const std::vector<std::vector<std::string>> ways{{"-O", "raw"},
+                                                   {"-O", "raw", "-S", "0", "-m", "1"},
+                                                   {"-O", "qcow2", "-m", "16"},
+                                                   {"-O", "qcow2", "-o", "cluster_size=512,compat=0.10"},
+                                                   {"-O", "qcow2", "-c"},
+                                                   {"-O", "qcow2", "-c", "-o", "cluster_size=2M"}};
+  const std::vector<std::vector<std::string>> joined{{"short", "short", "odd.qcow2", "short"},
+                                                     {"empty", "odd", "old", "empty", "packed", "over", "empty"}};
+  for (const auto& sources : joined) {
+    std::string names;
+    std::vector<std::string> paths;
+    for (const std::string& source : sources) {
+      names += " " + source;
+      paths.push_back(Path(source));
+    }
+    Judge("qemu-img convert -O raw" + names + " theirs");
+    for (const auto& way : ways) {
+      std::vector<std::string> words{"convert", "-q", "--backing-from-header"};
+      words.insert(words.end(), way.begin(), way.end());
+      words.insert(words.end(), paths.begin(), paths.end());
+      words.push_back(Path("ours"));
+      Do(words);
+      const std::string judged =
+          way[1] == "raw" ? "mv ours flat" : "qemu-img check -q ours && qemu-img convert -O raw ours flat";
+      Judge(judged + " && cmp flat theirs && rm -f ours flat");
+    }
+    // Into one that is there and is not empty, and larger than need be.
+    Judge("head -c 80M /dev/urandom >ours && cp ours model && dd if=theirs of=model bs=64k conv=notrunc");
+    std::vector<std::string> words{"convert", "-q", "-n", "--backing-from-header"};
+    words.insert(words.end(), paths.begin(), paths.end());
+    words.push_back(Path("ours"));
+    Do(words);
+    Judge("cmp ours model && rm ours model theirs");
+  }
+}
+
+TEST_F(Img, WhatDoesNotGoWithSeveralSourcesIsRefused) {
+  Judge(
+      "truncate -s 1M a && truncate -s 1M b && qemu-img create -q -f qcow2 -b a -F raw top 1M && "
+      "truncate -s 1M small && qemu-img create -q -f qcow2 empty.qcow2 1M && qemu-img create -q -f qcow2 -o "
+      "cluster_size=2M huge 2E");
+  ExpectLine({"convert", Path("a")}, kWrongCommandLine, "TARGET");
+  ExpectLine({"convert", "-O", "qcow2", "-B", "a", "-F", "raw", Path("a"), Path("b"), Path("out")}, kWrongCommandLine,
+             "several sources");
+  ExpectLine({"convert", "-O", "qcow2", "-o", "backing_file=a,backing_fmt=raw", Path("a"), Path("b"), Path("out")},
+             kWrongCommandLine, "several sources");
+  ExpectLine({"convert", "-l", "1", Path("a"), Path("b"), Path("out")}, kWrongCommandLine, "several sources");
+  ExpectLine({"convert", "--backing", Path("a"), Path("top"), Path("b"), Path("out")}, kWrongCommandLine,
+             "--backing does not");
+  // What only their headers tell.
+  ExpectLine({"convert", Path("b"), Path("top"), Path("out")}, kFailure, "its header names");
+  ExpectLine({"convert", "-f", "qcow2", Path("empty.qcow2"), Path("b"), Path("out")}, kFailure, "not a qcow2 image");
+  ExpectLine({"convert", Path("a"), Path("nothing"), Path("out")}, kFailure, "nothing': there is no such file");
+  ExpectLine({"convert", Path("a"), Path("b"), Path("b")}, kFailure, "in use");
+  ExpectLine({"convert", "-n", Path("a"), Path("b"), Path("small")}, kFailure, "smaller");
+  const std::string huge = Path("huge");
+  ExpectLine({"convert", "-O", "qcow2", huge, huge, huge, huge, Path("out")}, kFailure, "larger than any");
+  Judge("! test -e out && [ $(stat -c %s b) = 1048576 ]");
+  std::vector<std::string> most{"convert", "-q"};
+  most.resize(2 + 63, Path("a"));
+  most.push_back(Path("out"));
+  Do(most);
+  Judge("[ $(stat -c %s out) = $((63 << 20)) ] && rm out");
+  most.insert(most.end() - 1, Path("b"));
+  ExpectLine(most, kFailure, "more than 64");
+  Judge("! test -e out");
+}
+
 TEST_F(Img, ConvertsWhatASnapshotHas) {
   MakeSource();
   // The first by us, the second by QEMU, of another size, under a name that is the first one's id.
