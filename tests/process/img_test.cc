@@ -118,6 +118,7 @@ TEST_F(Img, AClusterThatCannotBeUnpackedEndsAConversion) {
     Judge("! test -e target");
   }
   ExpectLine({"convert", "-q", "-c", "-O", "qcow2", Path("image"), Path("target")}, kFailure, "reading byte");
+  ExpectLine({"convert", "-q", Path("raw"), Path("image"), Path("target")}, kFailure, "source 2: reading byte");
 }
 
 TEST_F(Img, ChangesThatQemuFollows) {
