@@ -198,7 +198,7 @@ kj::Promise<std::vector<VmRun::Upgraded>> VmRun::Upgrade(const std::string& devi
 
 // One after the other: so one device at a time keeps the guest waiting.
 kj::Promise<std::vector<VmRun::Upgraded>> VmRun::UpgradeAll(std::vector<size_t> wanted, std::vector<Upgraded> done) {
-  if (wanted.empty()) return std::move(done);
+  if (wanted.empty()) return kj::Promise<std::vector<Upgraded>>(std::move(done));
   const size_t index = wanted.front();
   wanted.erase(wanted.begin());
   return UpgradeOne(index).then([this, wanted = std::move(wanted), done = std::move(done)](Upgraded one) mutable {

@@ -3,6 +3,7 @@
 
 #include <poll.h>
 
+#include "ipc/journal.h"
 #include "ipc/rpc.h"
 #include "tests/process/harness.h"
 
@@ -16,9 +17,9 @@ constexpr uint32_t kSpinNs = 50'000;
 
 class DeviceProcess::Host final : public control::DeviceHost::Server {
  public:
-  Host(DeviceProcess& process, bool report_violations) : process_(process), report_violations_(report_violations) {}
+  Host(DeviceProcess& process, bool successor) : process_(process), successor_(successor) {}
   kj::Promise<void> grants(GrantsContext context) override {
-    process_.FillGrants(context.getResults().initGrants(), report_violations_);
+    process_.FillGrants(context.getResults().initGrants(), process_.report_violations_, successor_);
     return kj::READY_NOW;
   }
   kj::Promise<void> ready(ReadyContext context) override {
@@ -30,7 +31,7 @@ class DeviceProcess::Host final : public control::DeviceHost::Server {
 
  private:
   DeviceProcess& process_;
-  bool report_violations_;
+  const bool successor_;
 };
 
 DeviceProcess::DeviceProcess(kj::AsyncIoContext& io, const Options& options)
@@ -48,7 +49,12 @@ DeviceProcess::DeviceProcess(kj::AsyncIoContext& io, const Options& options, Dev
 }
 
 DeviceProcess::DeviceProcess(kj::AsyncIoContext& io, const Options& options, OwnFd memory_file)
-    : io_(io), memory_file_(std::move(memory_file)), ready_(kj::newPromiseAndFulfiller<void>()), death_(nullptr) {
+    : io_(io),
+      executable_(options.executable),
+      report_violations_(options.report_violations),
+      memory_file_(std::move(memory_file)),
+      ready_(kj::newPromiseAndFulfiller<void>()),
+      death_(nullptr) {
   capnp::MallocMessageBuilder config;
   auto vm = config.initRoot<control::VmConfig>();
   vm.setVcpuCount(1);
@@ -69,12 +75,26 @@ DeviceProcess::DeviceProcess(kj::AsyncIoContext& io, const Options& options, Own
   const MemoryRegion region{Gpa{0}, kMemoryBytes, 0};
   memory_ = OrThrow(GuestMemory::Map(memory_file_.get(), std::span(&region, 1)));
   wiring_ = std::make_unique<broker::Wiring>(*plan_);
+  size_t queues = 0;
+  for (const auto& function : plan_->functions) queues += function.queues;
+  journal_ = OrThrow(Journal::Make("journal-" + plan_->name, queues));
   TakeRunnersEnds(options);
+  Start(false);
+}
 
-  const std::string executable =
-      options.executable.empty() ? BuildDir() + "/libexec/" + plan_->executable : options.executable;
+void DeviceProcess::Replace() {
+  child_->Kill();
+  AwaitDeath();
+  ready_ = kj::newPromiseAndFulfiller<void>();
+  Start(true);
+  device_->takeOverRequest().send().wait(io_.waitScope);
+  device_->resumeRequest().send().wait(io_.waitScope);
+}
+
+void DeviceProcess::Start(bool successor) {
+  const std::string executable = executable_.empty() ? BuildDir() + "/libexec/" + plan_->executable : executable_;
   child_ = std::make_unique<broker::Child>(
-      io_, executable, UniqueName(), plan_->name, kj::heap<Host>(*this, options.report_violations),
+      io_, executable, UniqueName(), plan_->name, kj::heap<Host>(*this, successor),
       broker::Birthplace{.cgroup = {}, .uid = uids_.Take(), .keeps_network = plan_->keeps_network});
   death_ = child_->WhenDead().fork();
   auto died = death_.addBranch().then([](std::string how) { throw Failure(how); });
@@ -82,7 +102,7 @@ DeviceProcess::DeviceProcess(kj::AsyncIoContext& io, const Options& options, Own
   device_->loadRequest().send().wait(io_.waitScope);
 }
 
-void DeviceProcess::FillGrants(control::DeviceGrants::Builder out, bool report_violations) {
+void DeviceProcess::FillGrants(control::DeviceGrants::Builder out, bool report_violations, bool successor) {
   wiring_->Describe(out.initWiring());
   if (plan_->uses_guest_memory) {
     auto memory = out.initMemory();
@@ -103,6 +123,8 @@ void DeviceProcess::FillGrants(control::DeviceGrants::Builder out, bool report_v
     packets.setPeer(ShareFile(plan_->packets->peer.get()));
   }
   out.setSpinNs(kSpinNs);
+  out.setJournal(ShareFile(journal_.get()));
+  out.setSuccessor(successor);
   out.initSandbox().setReportViolations(report_violations && child_->reports_violations());
 }
 

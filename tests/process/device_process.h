@@ -39,6 +39,9 @@ class DeviceProcess {
   // In the place of one that is paused: with its guest memory and its state.
   DeviceProcess(kj::AsyncIoContext& io, const Options& options, DeviceProcess& before);
 
+  // Kills the process, if it still lives, and has another one go on in its place with the journal that it left.
+  void Replace();
+
   pid_t pid() const { return child_->pid(); }
   const broker::DevicePlan& plan() const { return *plan_; }
   GuestMemory& memory() { return *memory_; }
@@ -61,15 +64,19 @@ class DeviceProcess {
  private:
   class Host;
   DeviceProcess(kj::AsyncIoContext& io, const Options& options, OwnFd memory_file);
-  void FillGrants(control::DeviceGrants::Builder out, bool report_violations);
+  void Start(bool successor);
+  void FillGrants(control::DeviceGrants::Builder out, bool report_violations, bool successor);
   void TakeRunnersEnds(const Options& options);
 
   kj::AsyncIoContext& io_;
+  const std::string executable_;  // of the options
+  const bool report_violations_;
   std::vector<std::unique_ptr<broker::DevicePlan>> plans_;
   broker::DevicePlan* plan_ = nullptr;
   OwnFd memory_file_;
   std::optional<GuestMemory> memory_;
   std::unique_ptr<broker::Wiring> wiring_;
+  OwnFd journal_;
   ChannelMemory* raw_channel_ = nullptr;
   OwnFd doorbell_;
   std::unique_ptr<runner::DeviceChannel> channel_;

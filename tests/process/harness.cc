@@ -256,6 +256,11 @@ std::vector<std::string> RuntimeFiles() {
   return names;
 }
 
+unsigned FromEnvironment(const char* name, unsigned otherwise) {
+  const char* value = std::getenv(name);
+  return value != nullptr ? static_cast<unsigned>(std::strtoul(value, nullptr, 10)) : otherwise;
+}
+
 std::string UniqueName() {
   static int next = 0;
   return "t" + std::to_string(::getpid()) + "-" + std::to_string(next++);

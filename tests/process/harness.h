@@ -102,6 +102,8 @@ std::string ReadToEnd(int fd);
 // The runtime directory of all commands of this program, and what is in it.
 const std::string& RuntimeDirectory();
 std::vector<std::string> RuntimeFiles();
+// A number from an environment variable, for who wants more of something than each run of the tests has.
+unsigned FromEnvironment(const char* name, unsigned otherwise);
 // A VM name that no other test uses.
 std::string UniqueName();
 

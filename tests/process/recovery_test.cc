@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Device processes die, hang and are upgraded under a guest that checks all that it gets (tests/payload/endure.cc): it
-// notices nothing but a delay.
+// notices nothing but a delay. BULKHEAD_CHAOS_FAULTS and BULKHEAD_CHAOS_SEED are for more of them than each run has.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <memory>
 #include <random>
 
@@ -19,12 +18,6 @@ namespace {
 
 constexpr uint64_t kDiskBytes = 2 << 20;
 constexpr std::array kDevices{"disk0", "rng", "console", "chipset"};
-
-// BULKHEAD_CHAOS_FAULTS and BULKHEAD_CHAOS_SEED, for more of them than each run of the tests has.
-unsigned FromEnvironment(const char* name, unsigned otherwise) {
-  const char* value = std::getenv(name);
-  return value != nullptr ? static_cast<unsigned>(std::strtoul(value, nullptr, 10)) : otherwise;
-}
 
 class EnduringVm {
  public:
