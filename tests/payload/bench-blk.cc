@@ -21,7 +21,6 @@ constexpr unsigned kMaxDepth = 32;
 constexpr uint32_t kMaxBytes = 1 << 20;
 constexpr uint32_t kSegmentBytes = kMaxBytes / 4;  // 32 chains of 4 segments, header and status fit into a queue of 256
 constexpr uint64_t kData = 64ull << 20;            // guest physical; 128 MiB are enough
-constexpr uint64_t kPatience = 200'000'000'000;    // cycles: a minute or so
 
 struct Requests {
   bool write;
@@ -81,12 +80,8 @@ unsigned Describe(const Requests& load) {
 
 bool AwaitUsed(uint16_t* head) {
   uint32_t bytes;
-  const uint64_t begun = Tsc();
-  while (!g_queue.TakeUsed(head, &bytes)) {
-    if (Tsc() - begun > kPatience) return Fail("bench-blk", "a request does not end");
-    Pause();
-  }
-  return true;
+  return Expect("bench-blk", "a request does not end",
+                AwaitUndisturbed([&] { return g_queue.TakeUsed(head, &bytes); }));
 }
 
 bool RunRequests(const Requests& load, unsigned descriptors) {
@@ -149,7 +144,9 @@ bool RunLoads() {
   char name[] = "load0", text[64];
   for (; TextParameter(name, text, sizeof text); ++name[4]) {
     Requests load;
-    if (!Expect("bench-blk", "not a load", ParseRequests(text, &load)) || !RunLoad(load)) return false;
+    if (!Expect("bench-blk", "not a load", ParseRequests(text, &load))) return false;
+    PrintLine("next ", name);
+    if (!RunLoad(load)) return false;
   }
   PrintLine("end ", Tsc());
   return true;
@@ -159,7 +156,5 @@ bool RunLoads() {
 
 void Main() {
   if (!RunLoads()) Done();
-  RunAtCpl0([] {
-    for (;;) asm volatile("sti; hlt");
-  });
+  Sleep();
 }

@@ -30,8 +30,7 @@ constexpr uint32_t kRoomBytes = 4096;      // as drivers with merged buffers pos
 constexpr uint32_t kSlotBytes = 80 << 10;  // a frame to send, the largest with its header
 constexpr uint64_t kRooms = 64ull << 20;   // guest physical; 128 MiB are enough
 constexpr uint64_t kFrames = kRooms + kSlots * kRoomBytes;
-constexpr uint64_t kPatience = 200'000'000'000;  // cycles: a minute or so
-constexpr uint64_t kQuiet = 100'000'000;         // cycles in which what was on its way arrives
+constexpr uint64_t kQuiet = 100'000'000;  // cycles in which what was on its way arrives
 
 struct Load {
   enum Kind { kSend, kReceive, kEcho } kind;
@@ -57,12 +56,7 @@ void Reclaim() {
 
 template <typename Condition>
 bool Wait(const char* what, Condition condition) {
-  const uint64_t begun = Tsc();
-  while (!condition()) {
-    if (Tsc() - begun > kPatience) return Fail("bench-net", what);
-    Pause();
-  }
-  return true;
+  return Expect("bench-net", what, AwaitUndisturbed(condition));
 }
 
 // Every slot has a frame that says `message`, to be sent as often as its turn comes.
@@ -238,7 +232,5 @@ bool RunLoads() {
 
 void Main() {
   if (!RunLoads()) Done();
-  RunAtCpl0([] {
-    for (;;) asm volatile("sti; hlt");
-  });
+  Sleep();
 }

@@ -8,10 +8,6 @@ void Main() {
   char mode[8] = "halt";
   TextParameter("mode", mode, sizeof mode);
   Print("idle\n");
-  if (TextEquals(mode, "halt")) {
-    RunAtCpl0([] {
-      for (;;) asm volatile("sti; hlt");
-    });
-  }
+  if (TextEquals(mode, "halt")) Sleep();
   for (;;) Pause();
 }

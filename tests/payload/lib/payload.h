@@ -107,6 +107,18 @@ bool Await(Condition condition, uint32_t milliseconds = kPatienceMs) {
   }
 }
 
+// The same for what measures, which no access to a device may disturb: false after a minute or so.
+inline constexpr uint64_t kPatienceCycles = 200'000'000'000;
+template <typename Condition>
+bool AwaitUndisturbed(Condition condition) {
+  const uint64_t begun = Tsc();
+  while (!condition()) {
+    if (Tsc() - begun > kPatienceCycles) return false;
+    Pause();
+  }
+  return true;
+}
+
 // Interrupts. On and off by the task priority register, since sti and cli are not for CPL 3 everywhere.
 using Handler = void (*)(uint8_t vector);
 inline constexpr uint8_t kFirstVector = 0x40;  // first one free for payloads
@@ -115,6 +127,8 @@ void InterruptsOn();
 void InterruptsOff();
 // Runs a function at CPL 0 by an interrupt the processor sends to itself.
 void RunAtCpl0(void (*function)());
+// Halts for good.
+[[noreturn]] void Sleep();
 
 // Run with the processor's number on each further processor (see smp.h).
 using CpuMain = void (*)(uint32_t cpu);

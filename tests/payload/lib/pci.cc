@@ -98,9 +98,15 @@ void PciFunction::SetBar0(uint64_t address) {
   bar0 = address;
   MapHigh(address, bar0_bytes);
   SetMemoryDecode(true);
+  LocateMsix();
+}
+
+// Each of the two structures says in its lowest bits which BAR it is in (PCI 3.0 §6.8.2).
+void PciFunction::LocateMsix() {
   if (msix == 0) return;
-  msix_table = bar0 + (Read<uint32_t>(msix + 4) & ~7u);
-  msix_pending = bar0 + (Read<uint32_t>(msix + 8) & ~7u);
+  const auto table = Read<uint32_t>(msix + 4), pending = Read<uint32_t>(msix + 8);
+  msix_table = MapBar(table & 7) + (table & ~7u);
+  msix_pending = MapBar(pending & 7) + (pending & ~7u);
 }
 
 void PciFunction::SetMsix(bool enabled, bool function_masked) const {
@@ -151,7 +157,11 @@ bool FindPci(uint16_t vendor, uint16_t device, PciFunction* function, unsigned n
     found.bar0_bytes = bar.bytes;
     found.msix = found.Capability(kMsixCapability);
     if (found.msix != 0) found.vectors = (found.Read<uint16_t>(found.msix + 2) & 0x7FF) + 1u;
-    if (bar.bytes != 0) found.SetBar0(bar.address);
+    if (bar.bytes != 0) {
+      found.SetBar0(bar.address);
+    } else {
+      found.LocateMsix();
+    }
     *function = found;
     return true;
   }

@@ -38,6 +38,7 @@ struct PciFunction {
   unsigned Capability(uint8_t id, unsigned n = 0) const;
   void SetMemoryDecode(bool on) const;
   void SetBar0(uint64_t address);
+  void LocateMsix();
   // Where that BAR is, which gets a place if no firmware gave it one; it is decoded and mapped.
   uint64_t MapBar(unsigned index) const;
   // Bits 15 and 14 of message control.

@@ -107,6 +107,13 @@ void RunAtCpl0(void (*function)()) {
   while (g_call != nullptr) Pause();
 }
 
+void Sleep() {
+  RunAtCpl0([] {
+    for (;;) asm volatile("sti; hlt");
+  });
+  for (;;) Pause();
+}
+
 void MapHigh(uint64_t address, uint64_t bytes) {
   constexpr uint64_t kGiB = 1ull << 30;
   for (uint64_t gib = address / kGiB; gib <= (address + bytes - 1) / kGiB && gib < 512; ++gib) {
