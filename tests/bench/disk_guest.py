@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests of a guest to its disk: tests/payload/bench-blk.cc under Bulkhead and under QEMU."""
-import re
-
 from payload_guest import PayloadGuest
-from vm import Failure, memory_of
+from vm import memory_of
 
 # Reads into all the memory that the loads use. Whoever serves the disk is the first time slower there, which a load of few
 # requests would show as if it were so each time.
 WARM_UP = "read,1048576,32,32,1048576"
-LOAD = re.compile(rb"load (\d+) flush (\d+)\n")
 
 
 class DiskGuest:
@@ -26,18 +23,14 @@ class DiskGuest:
                 "-device", "virtio-blk-pci,drive=disk,iothread=thread,num-queues=1,disable-legacy=on"]
 
     def run(self, who, path, image_format, backing, loads, write):
-        """Seconds that each load took, and for all of them (writes, with the flush behind them), and KiB of the VMM's
-        memory after them. A load: (name, count, depth, bytes, step)."""
+        """For each load the seconds it took and the CPU time, in seconds, of the device side meanwhile (of writes, with the
+        flush behind them); and KiB of the VMM's memory after them. A load: (name, count, depth, bytes, step)."""
         kind = "write" if write else "read"
         words = [WARM_UP] + [f"{kind},{size},{depth},{count},{step}" for _, count, depth, size, step in loads]
         parameters = " ".join(f"load{number}={word}" for number, word in enumerate(words))
         command = self.guest.command(who, self._disk(who, path, image_format, backing), parameters)
         with self.guest.running(command) as vm:
-            second = self.guest.cycles_of_second(vm)
-            taken = LOAD.findall(vm.seen)[1:]
-            if len(taken) != len(loads):
-                raise Failure(f"a load failed: {' '.join(command)}\n{vm.seen.decode('utf-8', 'replace')}")
-            return [int(cycles) / second for cycles, _ in taken], self._memory(vm)
+            return self.guest.time_loads(vm, len(words))[1:], self._memory(vm)
 
     @staticmethod
     def _memory(vm):

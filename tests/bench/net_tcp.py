@@ -3,11 +3,10 @@
 import contextlib
 import os
 import re
-import shutil
 import subprocess
 
-from net_guest import TAP, cpu_seconds, interface, tap
-from payload_guest import QEMU
+from net_guest import TAP, interface, tap
+from payload_guest import device_seconds, qemu_program
 from vm import ROOT, Vm, held_signals
 
 PORT = 5002
@@ -35,7 +34,7 @@ class TcpGuest:
         if who == "bulkhead":
             return [self.program, "run", "--name", f"bench-{os.getpid()}-t{self.started}", "-m", "256", "--kernel", self.kernel,
                     "--initrd", self.initrd, "--append", append, "--disk", f"{self.tools},readonly", *devices]
-        return [shutil.which(QEMU), "-M", "q35,accel=kvm", "-cpu", "host,arch-capabilities=off", "-nodefaults", "-no-user-config", "-display", "none",
+        return [qemu_program(), "-M", "q35,accel=kvm", "-cpu", "host,arch-capabilities=off", "-nodefaults", "-no-user-config", "-display", "none",
                 "-m", "256", "-serial", "stdio", "-drive", f"file={self.tools},format=raw,if=none,id=disk,readonly=on",
                 "-device", "virtio-blk-pci,drive=disk", *devices, "-kernel", self.kernel, "-initrd", self.initrd, "-append", append]
 
@@ -63,13 +62,13 @@ class TcpGuest:
                 taken = {}
                 for direction in ("send", "receive"):
                     vm.wait_for(re.compile(f"next {direction}".encode()), PATIENCE_S)
-                    before = cpu_seconds(vm.pid)
+                    before = device_seconds(vm.pid)
                     over = re.compile(rf"over {direction} seconds ([0-9.]+) bytes (\d+)\r?\n|exit status [1-9]".encode())
                     vm.wait_for(over, PATIENCE_S)
                     found = over.search(vm.seen)
                     if not found[2]:
                         raise vm.failure("iperf3 failed")
-                    taken[direction] = (int(found[2]) / float(found[1]), (cpu_seconds(vm.pid) - before) / int(found[2]))
+                    taken[direction] = (int(found[2]) / float(found[1]), (device_seconds(vm.pid) - before) / int(found[2]))
                 return taken
             finally:
                 with held_signals():

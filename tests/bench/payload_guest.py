@@ -1,20 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
 """One guest of payload code (tests/payload) under Bulkhead and under QEMU, one VM at a time."""
 import contextlib
+import glob
 import os
 import re
 import shutil
 
-from vm import Failure, Vm, held_signals
+from vm import Failure, Vm, held_signals, processes_of
 
 QEMU = "qemu-system-x86_64"
 QBOOT = "/usr/share/qemu/qboot.rom"  # a firmware of milliseconds; SeaBIOS takes seconds where KVM interprets it
 MEMORY_MIB = 128
 PATIENCE_S = 120
+# An entropy device, which Bulkhead's VMs always have.
+RNG = {"bulkhead": [], "qemu": ["-device", "virtio-rng-pci,disable-legacy=on"]}
 VMMS = ("bulkhead", "qemu")
 OVER = rb"|FAIL .*\n|DONE"
 BEGUN = re.compile(rb"begin (\d+)\n" + OVER)
 ENDED = re.compile(rb"end (\d+)\n" + OVER)
+BENCH = re.compile(rb"(?m)^bench (\S+) (?:p50 (\d+) p99 (\d+)|each (\d+))$")
+
+
+def qemu_program():
+    path = shutil.which(QEMU)
+    if not path:
+        raise Failure(f"{QEMU} is not installed; run scripts/deps run")
+    return path
+
+
+def use_runtime_folder(directory):
+    """Bulkhead's VMs are known in a folder below this one only."""
+    os.environ["BULKHEAD_RUNTIME_DIR"] = os.path.join(directory, "run")
+    os.makedirs(os.environ["BULKHEAD_RUNTIME_DIR"], 0o700, exist_ok=True)
+
+
+def device_seconds(pid):
+    """CPU time of all threads of a VMM but its vCPUs: the guest polls, so theirs tell nothing. With the kernel's threads of
+    vhost-net, which have their owner's number in their name."""
+    pids = processes_of(pid)
+    total = 0
+    for each in pids:
+        for task in glob.glob(f"/proc/{each}/task/*"):
+            with contextlib.suppress(OSError):
+                if not re.match(r"vcpu|CPU \d", open(f"{task}/comm", encoding="utf-8").read()):
+                    total += int(open(f"{task}/schedstat", encoding="utf-8").read().split()[0])
+    for name in glob.glob("/proc/[0-9]*/comm"):
+        with contextlib.suppress(OSError):
+            match = re.match(r"vhost-(\d+)$", open(name, encoding="utf-8").read())
+            if match and int(match[1]) in pids and int(name.split("/")[2]) not in pids:
+                total += int(open(name.replace("comm", "schedstat"), encoding="utf-8").read().split()[0])
+    return total / 1e9
+
+
+def microseconds(text, second):
+    """The lines "bench NAME p50 CYCLES p99 CYCLES" and "bench NAME each CYCLES" as NAME-p50, NAME-p99 and NAME-each, in µs;
+    of so many cycles is a second."""
+    values = {}
+    for name, p50, p99, each in BENCH.findall(text):
+        for kind, cycles in (("p50", p50), ("p99", p99), ("each", each)):
+            if cycles:
+                values[f"{name.decode()}-{kind}"] = int(cycles) / second * 1e6
+    return values
 
 
 class PayloadGuest:
@@ -26,11 +72,12 @@ class PayloadGuest:
         self.kernel = os.path.abspath(os.path.join(build, "payload", f"{payload}.elf"))
         self.log = os.path.join(directory, "log")
         self.started = 0
-        self.qemu = shutil.which(QEMU)
-        if not self.qemu or not os.path.exists(QBOOT):
-            raise Failure(f"{QEMU} or its {QBOOT} is not installed; run scripts/deps run")
-        os.environ["BULKHEAD_RUNTIME_DIR"] = os.path.join(directory, "run")
-        os.makedirs(os.environ["BULKHEAD_RUNTIME_DIR"], 0o700, exist_ok=True)
+        self.qemu = qemu_program()
+        if not os.path.exists(QBOOT):
+            raise Failure(f"{QEMU}'s {QBOOT} is not installed; run scripts/deps run")
+        use_runtime_folder(directory)
+        self.wrap = list  # around the command that is run
+        self.meter = device_seconds  # of a process, read before and after each load
 
     def command(self, who, devices, parameters):
         """With these words for its devices, and the guest's parameters."""
@@ -48,23 +95,40 @@ class PayloadGuest:
     def running(self, command):
         self.started += 1
         with held_signals():
-            vm = Vm(command, self.log)
+            vm = Vm(self.wrap(command), self.log)
         try:
             yield vm
         finally:
             with held_signals():
                 vm.end(0.1)
 
-    @staticmethod
-    def cycles_of_second(vm):
-        """The guest counts cycles: the time between its first and its last line tells how long one is. Waits for both."""
+    def measure(self, command):
+        """The values of its lines "bench" (see microseconds)."""
+        with self.running(command) as vm:
+            second = self._cycles_of_second(vm, vm.wait_for(BEGUN, PATIENCE_S))
+            return microseconds(vm.seen, second)
+
+    def time_loads(self, vm, count):
+        """Seconds of each of the guest's loads, and what the meter says of it: CPU time, in seconds, of the device side. The
+        guest says "next loadN" before each and "load CYCLES" after it."""
         begun_ms = vm.wait_for(BEGUN, PATIENCE_S)
-        return PayloadGuest.cycles_since(vm, begun_ms)
+        spent = []
+        for number in range(count):
+            vm.wait_for(re.compile(f"next load{number}\n".encode() + OVER), PATIENCE_S)
+            before = self.meter(vm.pid)
+            vm.wait_for(re.compile(rb"(?m)(?:^load .*\n(?:(?!load ).*\n)*){%d}" % (number + 1) + OVER), PATIENCE_S)
+            spent.append(self.meter(vm.pid) - before)
+        second = self._cycles_of_second(vm, begun_ms)
+        taken = re.findall(rb"(?m)^load (\d+)", vm.seen)
+        if len(taken) != count:
+            raise vm.failure("a load failed")
+        return [(int(cycles) / second, metered) for cycles, metered in zip(taken, spent)]
 
     @staticmethod
-    def cycles_since(vm, begun_ms):
+    def _cycles_of_second(vm, begun_ms):
+        """The guest counts cycles: the time between its first and its last line tells how long one is."""
         ended_ms = vm.wait_for(ENDED, PATIENCE_S)
         begun, ended = BEGUN.search(vm.seen), ENDED.search(vm.seen)
         if not begun[1] or not ended[1]:
-            raise Failure(f"a load failed: {' '.join(vm.command)}\n{vm.seen.decode('utf-8', 'replace')}")
+            raise vm.failure("a load failed")
         return (int(ended[1]) - int(begun[1])) / (ended_ms - begun_ms) * 1000

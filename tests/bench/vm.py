@@ -18,6 +18,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 KVM_CREATE_VM, KVM_CREATE_VCPU, KVM_CREATE_IRQCHIP = 0xAE01, 0xAE41, 0xAE60
 PR_SET_PDEATHSIG = 1
 CLONE_NEWNET = 0x40000000
+CPUCLOCK_SCHED = 2  # with a process's number, what clock_getcpuclockid(3) gives
 libc = ctypes.CDLL(None, use_errno=True)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -73,9 +74,9 @@ def run_program(main):
         sys.exit(1)
 
 
-def in_kvm_host(arguments, limit, processors=1):
-    """What a benchmark's --json prints in scripts/kvm-host."""
-    command = ["scripts/kvm-host", "-c", str(processors), "-t", str(limit), "--", *arguments]
+def in_kvm_host(arguments, limit, processors=1, more=()):
+    """What a benchmark's --json prints in scripts/kvm-host, with these and more of its options."""
+    command = ["scripts/kvm-host", "-c", str(processors), "-t", str(limit), *more, "--", *arguments]
     host = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         answer, _ = host.communicate()
@@ -180,6 +181,15 @@ def processes_of(pid):
     for each in found:
         found += children.get(each, [])
     return found
+
+
+def cpu_seconds(pids):
+    """CPU time of these VMs' processes, with that of threads that have ended."""
+    total = 0
+    for each in (process for pid in pids for process in processes_of(pid)):
+        with contextlib.suppress(OSError):
+            total += time.clock_gettime(~each << 3 | CPUCLOCK_SCHED)
+    return total
 
 
 def memory_of(pids):
