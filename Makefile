@@ -187,9 +187,12 @@ $(BUILD)/tests/net-device-bench: $(call objects,tests/bench/net_device.cc tests/
 # The other end of the network benchmark's guest.
 $(BUILD)/tests/net-peer: $(call objects,tests/bench/net_peer.cc)
 	$(call link)
+# What KVM alone costs.
+$(BUILD)/tests/bare-vm: $(call objects,tests/bench/bare_vm.cc)
+	$(call link)
 
 .PHONY: tests
-tests: all $(addprefix $(BUILD)/tests/,unit process jail rogue rogue-img/bulkhead-img liar image-bench net-device-bench net-peer)
+tests: all $(addprefix $(BUILD)/tests/,unit process jail rogue rogue-img/bulkhead-img liar image-bench net-device-bench net-peer bare-vm)
 
 .PHONY: deps
 deps:
@@ -206,6 +209,11 @@ check:
 	@scripts/deps build run check
 	@$(MAKE) tests fuzz-targets
 	@scripts/check
+
+.PHONY: bench
+bench: all $(addprefix $(BUILD)/tests/,image-bench net-peer bare-vm)
+	@scripts/deps build run bench
+	@tests/bench/bench $(if $(ROWS),--rows $(ROWS))
 
 .PHONY: bench-boot
 bench-boot: all
@@ -245,6 +253,7 @@ help:
 	@echo 'make run                boot a Debian guest to a shell on this terminal'
 	@echo 'make check              install what is missing, build, run every test'
 	@echo 'make fuzz T=name S=60   fuzz one decoder for so many seconds; without T, list them'
+	@echo 'make bench              time, memory and CPU time beside QEMU, in one table (as root); ROWS=name,name for some'
 	@echo 'make bench-boot         what it costs to start a VM and to keep one, beside QEMU'
 	@echo 'make bench-contain      what a hung or hostile device process costs the others'
 	@echo 'make bench-images       what disk images cost, beside QEMU'
