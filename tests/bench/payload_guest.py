@@ -12,6 +12,7 @@ QEMU = "qemu-system-x86_64"
 QBOOT = "/usr/share/qemu/qboot.rom"  # a firmware of milliseconds; SeaBIOS takes seconds where KVM interprets it
 MEMORY_MIB = 128
 PATIENCE_S = 120
+PAUSE_CYCLES = 600_000_000  # for the meter, which on one processor is read in turn with a guest that polls
 # An entropy device, which Bulkhead's VMs always have.
 RNG = {"bulkhead": [], "qemu": ["-device", "virtio-rng-pci,disable-legacy=on"]}
 VMMS = ("bulkhead", "qemu")
@@ -81,6 +82,7 @@ class PayloadGuest:
 
     def command(self, who, devices, parameters):
         """With these words for its devices, and the guest's parameters."""
+        parameters += f" pause={PAUSE_CYCLES}"
         if who == "bulkhead":
             return [self.program, "run", "--name", f"bench-{os.getpid()}-{self.started}", "-m", str(MEMORY_MIB),
                     "--console", "none", "--debug-console", "stdio", "--kernel", self.kernel, *devices, "--append", parameters]

@@ -146,7 +146,9 @@ bool RunLoads() {
     Requests load;
     if (!Expect("bench-blk", "not a load", ParseRequests(text, &load))) return false;
     PrintLine("next ", name);
+    PauseForReader();
     if (!RunLoad(load)) return false;
+    PauseForReader();
   }
   PrintLine("end ", Tsc());
   return true;

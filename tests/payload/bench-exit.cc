@@ -18,6 +18,7 @@ unsigned g_count;
 template <typename Access>
 void Measure(const char* name, Access access) {
   PrintLine("next ", name);
+  PauseForReader();
   g_samples.Clear();
   for (unsigned i = 0; i < g_count; ++i) {
     const uint64_t begun = Tsc();
@@ -25,15 +26,18 @@ void Measure(const char* name, Access access) {
     g_samples.Add(Tsc() - begun);
   }
   g_samples.Print(name);
+  PauseForReader();
 }
 
 template <typename Write, typename Read>
 void MeasurePosted(const char* name, Write write, Read read) {
   PrintLine("next ", name);
+  PauseForReader();
   const uint64_t begun = Tsc();
   for (unsigned i = 0; i < g_count; ++i) write();
   read();
   PrintLine("bench ", name, " each ", (Tsc() - begun) / g_count);
+  PauseForReader();
 }
 
 bool Run() {

@@ -221,8 +221,10 @@ bool RunLoads() {
     Load load;
     if (!Expect("bench-net", "not a load", Parse(text, &load))) return false;
     PrintLine("next ", name);
+    PauseForReader();
     const bool done = load.kind == Load::kSend ? Send(load) : load.kind == Load::kReceive ? Receive(load) : Echo(load);
     if (!done) return false;
+    PauseForReader();
   }
   PrintLine("end ", Tsc());
   return true;

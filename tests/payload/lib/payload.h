@@ -119,6 +119,9 @@ bool AwaitUndisturbed(Condition condition) {
   return true;
 }
 
+// So that who reads the output can take note of its own figures before more happens: as many cycles as pause= says.
+void PauseForReader();
+
 // Interrupts. On and off by the task priority register, since sti and cli are not for CPL 3 everywhere.
 using Handler = void (*)(uint8_t vector);
 inline constexpr uint8_t kFirstVector = 0x40;  // first one free for payloads

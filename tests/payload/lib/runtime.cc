@@ -107,6 +107,11 @@ void RunAtCpl0(void (*function)()) {
   while (g_call != nullptr) Pause();
 }
 
+void PauseForReader() {
+  static const uint64_t cycles = Parameter("pause", 0);
+  for (const uint64_t begun = Tsc(); Tsc() - begun < cycles;) Pause();
+}
+
 void Sleep() {
   RunAtCpl0([] {
     for (;;) asm volatile("sti; hlt");
