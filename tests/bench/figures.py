@@ -70,7 +70,9 @@ class Result:
 
     @property
     def verdict(self):
-        """Neither side has won where one's values lie further apart than the medians of the two."""
+        """Neither side has won where one's values lie further apart than the medians of the two, or are too few to tell."""
+        if min(len(self.values[side]) for side in SIDES) < 2:
+            return "no difference shown"
         difference = self.medians["bulkhead"] - self.medians["qemu"]
         spread = max(max(self.values[side]) - min(self.values[side]) for side in SIDES)
         if abs(difference) <= spread:
