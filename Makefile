@@ -215,6 +215,11 @@ bench: all $(addprefix $(BUILD)/tests/,image-bench net-peer bare-vm)
 	@scripts/deps build run bench
 	@tests/bench/bench $(if $(ROWS),--rows $(ROWS))
 
+.PHONY: chaos
+chaos: tests
+	@scripts/deps build run
+	@tests/chaos $(or $(SEED),1) $(or $(N),1000)
+
 .PHONY: bench-boot
 bench-boot: all
 	@scripts/deps build run bench
@@ -254,6 +259,7 @@ help:
 	@echo 'make check              install what is missing, build, run every test'
 	@echo 'make fuzz T=name S=60   fuzz one decoder for so many seconds; without T, list them'
 	@echo 'make bench              time, memory and CPU time beside QEMU, in one table (as root); ROWS=name,name for some'
+	@echo 'make chaos SEED=1 N=1000 kill device processes under load that checks what it gets'
 	@echo 'make bench-boot         what it costs to start a VM and to keep one, beside QEMU'
 	@echo 'make bench-contain      what a hung or hostile device process costs the others'
 	@echo 'make bench-images       what disk images cost, beside QEMU'

@@ -2,7 +2,6 @@
 #include "broker/spawn.h"
 
 #include <fcntl.h>
-#include <grp.h>
 #include <linux/close_range.h>
 #include <linux/sched.h>
 #include <sched.h>
@@ -34,8 +33,9 @@ std::pair<OwnFd, OwnFd> MakePipe() {
   // The parent has written the id maps when it says go; end of file means that it failed.
   char go;
   if (::read(go_fd, &go, 1) != 1) ::_exit(120);
-  ::setgroups(0, nullptr);  // refused, and not needed, where the parent had to deny setgroups
-  if (::setresgid(0, 0, 0) != 0 || ::setresuid(0, 0, 0) != 0) ::_exit(121);
+  // The C library's own would have all threads of the parent do the same, which are not here.
+  ::syscall(SYS_setgroups, 0, nullptr);  // refused, and not needed, where the parent had to deny setgroups
+  if (::syscall(SYS_setresgid, 0, 0, 0) != 0 || ::syscall(SYS_setresuid, 0, 0, 0) != 0) ::_exit(121);
   if (::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) ::_exit(122);
   if (::sethostname("bulkhead", 8) != 0) ::_exit(123);
   // Not with clone: the root of the namespace would be the broker's cgroup, not the one that the child is born in.

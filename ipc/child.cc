@@ -2,6 +2,7 @@
 #include "ipc/child.h"
 
 #include <malloc.h>
+#include <pthread.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -25,6 +26,16 @@ std::string ShortName(const std::string& title) {
   const std::string vm = title.substr(colon + 1, space - colon - 1);
   const size_t room = device.size() < kShortNameBytes ? kShortNameBytes - device.size() : 0;
   return (vm.substr(0, room) + device).substr(0, kShortNameBytes);
+}
+
+// Of the threads that are made from now on: enough for all that any does, and too little for a huge page in it.
+void LimitStacks() {
+  constexpr size_t kStackBytes = size_t{1} << 20;
+  pthread_attr_t attributes;
+  ::pthread_attr_init(&attributes);
+  ::pthread_attr_setstacksize(&attributes, kStackBytes);
+  ::pthread_setattr_default_np(&attributes);
+  ::pthread_attr_destroy(&attributes);
 }
 
 struct LogBudget {
@@ -59,6 +70,7 @@ int RunChild(int argc, char** argv, const SyscallPolicy& policy, const ChildBody
   try {
     // One heap for all threads, from the start: a second arena would cost memory.
     ::mallopt(M_ARENA_MAX, 1);
+    LimitStacks();
     ::signal(SIGPIPE, SIG_IGN);
     if (argc > 1) return PrintPolicy(argv[1], policy);
     ChildSandbox sandbox(scope);

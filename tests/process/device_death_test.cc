@@ -7,8 +7,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
+#include <atomic>
 #include <random>
+#include <thread>
 
 #include "ipc/ring.h"
 #include "tests/process/disk_load.h"
