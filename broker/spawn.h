@@ -29,7 +29,8 @@ struct ChildProcess {
 // The file of a child's kind, to be started now or later. Throws FatalError.
 OwnFd OpenProgram(const std::string& executable);
 
-// Whose child it becomes: of who starts it, or, where that is the spawner, of the broker that the spawner is a child of.
+// Whose child it becomes: of who starts it, or, where that is the spawner, of the broker that the spawner is a child
+// of.
 enum class ParentIs { kSelf, kParent };
 
 // `title` becomes argv[0]. Throws FatalError, naming what the host forbids (user namespaces) and how to allow it.

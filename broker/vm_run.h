@@ -29,8 +29,8 @@ class VmRun {
   // Where a process of this name is born.
   using PlaceFor = std::function<Birthplace(const std::string& process)>;
 
-  // `helpers` is the directory of the children's executables. Starts all children; throws FatalError. The spawner, which
-  // is told of all devices in the order of the settings, outlives it.
+  // `helpers` is the directory of the children's executables. Starts all children; throws FatalError. The spawner,
+  // which is told of all devices in the order of the settings, outlives it.
   VmRun(kj::AsyncIoContext& io, const std::string& helpers, const VmSettings& settings, const OwnFd& kvm,
         const PlaceFor& place_for, Spawner& spawner);
   ~VmRun();

@@ -72,7 +72,8 @@ class FakeSpawner final : public Spawner {
   void Enroll(const std::string&, const std::string&, const Birthplace&) override {}
   kj::Promise<Newborn> Spawn(uint32_t, bool anew, bool) override {
     if (anew) return Failure("it is not installed");
-    return Newborn{.process = SpawnChild("none", "none", Birthplace()), .reports_violations = false, .take_listener = {}};
+    return Newborn{
+        .process = SpawnChild("none", "none", Birthplace()), .reports_violations = false, .take_listener = {}};
   }
   void Keep(uint32_t) override {}
 };
@@ -81,7 +82,8 @@ class Vm {
  public:
   explicit Vm(uint8_t flags) : settings_(MakeSettings(flags)) {
     processes = &processes_;
-    run_.emplace(Loop(), "/nowhere", settings_, kvm_, [](const std::string&) { return Birthplace(); }, spawner_);
+    run_.emplace(
+        Loop(), "/nowhere", settings_, kvm_, [](const std::string&) { return Birthplace(); }, spawner_);
     calls_.emplace(ignore_);
     calls_->add(run_->WhenEnded().then([](VmEnd end) { Require(IsPlain(end.detail)); }));
   }

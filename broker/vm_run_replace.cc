@@ -58,17 +58,17 @@ void VmRun::DeviceEnded(size_t index, const std::string& how) {
   }
   std::fprintf(stderr, "bulkhead:%s broker: %s; another process takes its place\n", settings_.name.c_str(),
                cause.c_str());
-  process.replacement = io_.provider->getTimer()
-                            .afterDelay(*delay_ns * kj::NANOSECONDS)
-                            .then([this, index] { return StartSuccessor(index, false); })
-                            .then(
-                                [this, index, died_at_ns] {
-                                  std::fprintf(stderr, "bulkhead:%s broker: %s goes on after %.1f ms\n",
-                                               settings_.name.c_str(), devices_[index].plan->name.c_str(),
-                                               Milliseconds(MonotonicNow() - died_at_ns));
-                                },
-                                [this, index](kj::Exception&& error) { SuccessorFailed(index, error); })
-                            .eagerlyEvaluate(nullptr);
+  process.replacement =
+      io_.provider->getTimer()
+          .afterDelay(*delay_ns * kj::NANOSECONDS)
+          .then([this, index] { return StartSuccessor(index, false); })
+          .then(
+              [this, index, died_at_ns] {
+                std::fprintf(stderr, "bulkhead:%s broker: %s goes on after %.1f ms\n", settings_.name.c_str(),
+                             devices_[index].plan->name.c_str(), Milliseconds(MonotonicNow() - died_at_ns));
+              },
+              [this, index](kj::Exception&& error) { SuccessorFailed(index, error); })
+          .eagerlyEvaluate(nullptr);
 }
 
 // One that is gone is followed by the next, as its end says.
@@ -155,19 +155,20 @@ kj::Promise<VmRun::Upgraded> VmRun::UpgradeOne(size_t index) {
   auto pause = devices_[index].device->pauseRequest().send().ignoreResult();
   return pause.then([this, index] { return EndForUpgrade(index); })
       .then([this, index] { return StartSuccessor(index, true); })
-      .then([this, index]() -> kj::Promise<void> {
-              spawner_.Keep(static_cast<uint32_t>(index));
-              return kj::READY_NOW;
-            },
-            [this, index, name](kj::Exception&& error) -> kj::Promise<void> {
-              const std::string reason = PlainLine(ReasonOf(error));
-              return EndForUpgrade(index)
-                  .then([this, index] { return StartSuccessor(index, false); })
-                  .then([name, reason]() -> kj::Promise<void> {
-                    return Failure(name + ": what is installed does not take over (" + reason +
-                                   "); the program before goes on");
-                  });
-            })
+      .then(
+          [this, index]() -> kj::Promise<void> {
+            spawner_.Keep(static_cast<uint32_t>(index));
+            return kj::READY_NOW;
+          },
+          [this, index, name](kj::Exception&& error) -> kj::Promise<void> {
+            const std::string reason = PlainLine(ReasonOf(error));
+            return EndForUpgrade(index)
+                .then([this, index] { return StartSuccessor(index, false); })
+                .then([name, reason]() -> kj::Promise<void> {
+                  return Failure(name + ": what is installed does not take over (" + reason +
+                                 "); the program before goes on");
+                });
+          })
       .then(
           [this, index, name, begun_ns]() -> kj::Promise<Upgraded> {
             devices_[index].upgrading = false;

@@ -51,7 +51,9 @@ std::vector<QueueLog::Chain> QueueLog::Out(uint16_t queue_size) const {
   return out;
 }
 
-uint64_t Journal::Bytes(size_t queues) { return RoundedUp(sizeof(Memory)) + RoundedUp(queues * sizeof(QueueLogMemory)); }
+uint64_t Journal::Bytes(size_t queues) {
+  return RoundedUp(sizeof(Memory)) + RoundedUp(queues * sizeof(QueueLogMemory));
+}
 
 Result<OwnFd> Journal::Make(const std::string& name, size_t queues) { return MakeSealedMemory(name, Bytes(queues)); }
 

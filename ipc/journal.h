@@ -4,9 +4,9 @@
 // date all along, since a process that is killed has no time to write a will. The broker makes the memory and gives it
 // to one process after the other; it never looks inside.
 //
-// Nothing here survives the host, and no two processes use it at once, so no memory barrier is needed: only the order of
-// this program's own stores counts, and each step is one store. To a successor all of it is hostile: its predecessor may
-// have died because somebody owned it.
+// Nothing here survives the host, and no two processes use it at once, so no memory barrier is needed: only the order
+// of this program's own stores counts, and each step is one store. To a successor all of it is hostile: its predecessor
+// may have died because somebody owned it.
 //
 // Device thread, but for a queue's log: whoever serves the queue.
 #pragma once
@@ -23,8 +23,8 @@
 
 namespace bulkhead {
 
-inline constexpr uint16_t kJournalQueueEntries = 256;       // the most that a queue can have
-inline constexpr size_t kJournalStateBytes = 128 << 10;     // a serial port's unsent output is most of it
+inline constexpr uint16_t kJournalQueueEntries = 256;    // the most that a queue can have
+inline constexpr size_t kJournalStateBytes = 128 << 10;  // a serial port's unsent output is most of it
 
 // How far a process came in its exit channel, and its last answer, which its peer may not have seen.
 struct ExitPosition {

@@ -5,8 +5,8 @@
 #include <fcntl.h>
 #include <linux/securebits.h>
 #include <malloc.h>
-#include <sys/mount.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -66,7 +66,8 @@ void ReserveHeap(size_t bytes) {
   ::mallopt(M_TRIM_THRESHOLD, -1);
   void* volatile reserve = std::malloc(bytes);
   if (reserve == nullptr) throw FatalError("reserve the heap: out of memory");
-  // In huge pages a few used bytes here and there would take 2 MiB each. A kernel without them refuses, which is as good.
+  // In huge pages a few used bytes here and there would take 2 MiB each. A kernel without them refuses, which is as
+  // good.
   constexpr uintptr_t kPage = 4096;
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(reserve) + kPage - 1) & ~(kPage - 1);
   if (bytes > kPage) ::madvise(reinterpret_cast<void*>(begin), (bytes - kPage) & ~(kPage - 1), MADV_NOHUGEPAGE);

@@ -28,9 +28,8 @@ Result<void> DeviceChannel::Patiently(Wait wait) {
 Result<void> DeviceChannel::Send(const ExitRequest& request) {
   Frame frame;
   EncodeRequest(request, frame);
-  auto pushed = Patiently([&](Deadline deadline) {
-    return requests_.Push(std::span(frame.bytes).first(frame.length_bytes), deadline);
-  });
+  auto pushed = Patiently(
+      [&](Deadline deadline) { return requests_.Push(std::span(frame.bytes).first(frame.length_bytes), deadline); });
   if (!pushed.ok()) return pushed;
   if (requests_.TakeWakeRequest()) SignalEventFd(doorbell_.get());
   return {};

@@ -58,10 +58,11 @@ class CheckingVm final : public Vm {
 // A device process that the guest owns: its answers are there before the question.
 struct RogueDevice {
   explicit RogueDevice(const char* name)
-      : channel(name, memory.get(), OrThrow(MakeEventFd()), {.deadline_ns = 1}, {.failed = [this](const std::string& line) {
-          Require(!reported && !line.empty());
-          reported = true;
-        }}) {}
+      : channel(name, memory.get(), OrThrow(MakeEventFd()), {.deadline_ns = 1},
+                {.failed = [this](const std::string& line) {
+                  Require(!reported && !line.empty());
+                  reported = true;
+                }}) {}
 
   // Takes what was asked, so that there is room, and learns the number of the next request.
   void TakeRequests() {

@@ -43,9 +43,9 @@ ProcessFacts Child(const std::string& name, const std::string& kind, pid_t pid) 
 // A VM as it must be; each test changes one thing.
 VmFacts Vm() {
   VmFacts vm{.name = "web1", .vcpus = 2, .memory_bytes = kMemory, .processes = {}};
-  vm.processes = {Child("broker", "broker", 100), Child("vcpu-runner", "vcpu-runner", 110),
-                  Child("chipset", "chipset", 120), Child("disk0", "disk", 130), Child("rng", "rng", 140),
-                  Child("spawner", "spawner", 190)};
+  vm.processes = {Child("broker", "broker", 100),   Child("vcpu-runner", "vcpu-runner", 110),
+                  Child("chipset", "chipset", 120), Child("disk0", "disk", 130),
+                  Child("rng", "rng", 140),         Child("spawner", "spawner", 190)};
   ProcessFacts& broker = vm.processes[0];
   broker.parent = 1;
   broker.children = {110, 120, 130, 140, 190};

@@ -120,9 +120,9 @@ void SetDiskWord(DiskOption& disk, const std::string& key, const std::string& va
 
 bool TakesValue(const std::string& word) {
   static const std::set<std::string> kWords{
-      "-m",       "-c",          "--name",          "--memory",        "--cpus",    "--kernel",
-      "--initrd", "--append",    "--disk",          "--console",       "--display", "--virtio-console",
-      "--config", "--timeout",   "--debug-console", "--exit-deadline", "--limit",   "--on-device-failure",
+      "-m",       "-c",           "--name",           "--memory",        "--cpus",    "--kernel",
+      "--initrd", "--append",     "--disk",           "--console",       "--display", "--virtio-console",
+      "--config", "--timeout",    "--debug-console",  "--exit-deadline", "--limit",   "--on-device-failure",
       "--net",    "--cloud-init", "--device-restarts"};
   return kWords.count(word) != 0;
 }

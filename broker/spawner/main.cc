@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// bulkhead-spawner: starts device processes in the place of those that died or are to be upgraded, for a broker that has
-// locked itself down and can start none. A child of the broker, with its rights: so it does nothing else, reads nothing
-// but the broker's packets, and forgets nothing that it was told before the broker's lock-down (protocol.h). It has no
-// system call filter and no Landlock domain, as each child would inherit them and needs more before its own lock-down.
-// It ends with the broker.
+// bulkhead-spawner: starts device processes in the place of those that died or are to be upgraded, for a broker that
+// has locked itself down and can start none. A child of the broker, with its rights: so it does nothing else, reads
+// nothing but the broker's packets, and forgets nothing that it was told before the broker's lock-down (protocol.h). It
+// has no system call filter and no Landlock domain, as each child would inherit them and needs more before its own
+// lock-down. It ends with the broker.
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <signal.h>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the broker asks of its spawner and is answered: one packet each, with up to three descriptors. The spawner takes
-// the broker for locked down and maybe owned: all that it can be made to do then is to start again, in the place that it
-// was told of before, what it was told of before. Broker and spawner, main thread.
+// the broker for locked down and maybe owned: all that it can be made to do then is to start again, in the place that
+// it was told of before, what it was told of before. Broker and spawner, main thread.
 #pragma once
 
 #include <array>

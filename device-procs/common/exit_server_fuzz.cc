@@ -126,11 +126,11 @@ class Runner {
   bool broken_ = false;
   CheckingDevice device_;
   Recorder recorder_;
-  ExitServer server_{memory_.get(), device_, recorder_, {kRegionSizes.begin(), kRegionSizes.end()}, 0,
-                     [this](const Error& error) {
-                       Require(!broken_ && !error.message.empty());
-                       broken_ = true;
-                     }};
+  ExitServer server_{
+      memory_.get(), device_, recorder_, {kRegionSizes.begin(), kRegionSizes.end()}, 0, [this](const Error& error) {
+        Require(!broken_ && !error.message.empty());
+        broken_ = true;
+      }};
 };
 
 }  // namespace

@@ -45,7 +45,8 @@ class ExitServerTest : public testing::Test {
   RingProducer requests_{&memory_->requests};
   EndlessDevice device_{requests_, kManyWrites};
   Recorder recorder_;
-  ExitServer server_{memory_.get(), device_, recorder_, {1}, 0, [](const Error& error) { ADD_FAILURE() << error.message; }};
+  ExitServer server_{memory_.get(), device_, recorder_,
+                     {1},           0,       [](const Error& error) { ADD_FAILURE() << error.message; }};
 };
 
 TEST_F(ExitServerTest, GuestThatNeverStopsWritingDoesNotKeepTheLoopInOneRound) {

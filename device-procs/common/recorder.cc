@@ -6,17 +6,9 @@
 #include <kj/exception.h>
 
 #include <algorithm>
-#include <array>
 #include <string>
 
 namespace bulkhead::device {
-namespace {
-
-// A usual state fits, so that saving it allocates little.
-constexpr size_t kScratchWords = 1024;
-
-}  // namespace
-
 std::optional<QueueLog> Recorder::Log(size_t queue) const {
   if (!journal_ || queue >= journal_->queue_count()) return std::nullopt;
   return journal_->Queue(queue);
@@ -31,9 +23,8 @@ void Recorder::Commit(const ExitPosition& position, const Frame& reply) {
     return;
   }
   changed_ = false;
-  static thread_local std::array<capnp::word, kScratchWords> scratch;
-  scratch = {};
-  capnp::MallocMessageBuilder message(kj::arrayPtr(scratch.data(), scratch.size()));
+  scratch_.fill(0);
+  capnp::MallocMessageBuilder message(kj::arrayPtr(reinterpret_cast<capnp::word*>(scratch_.data()), scratch_.size()));
   device_->Save(message.initRoot<capnp::AnyPointer>());
   encoded_.resize(capnp::computeSerializedSizeInWords(message) * sizeof(capnp::word));
   kj::ArrayOutputStream out(kj::arrayPtr(reinterpret_cast<kj::byte*>(encoded_.data()), encoded_.size()));
@@ -67,7 +58,8 @@ Result<void> Recorder::Restore(DeviceModel& device, const Journal::Legacy& legac
     restored = device.Restore(message.getRoot<capnp::AnyPointer>());
   });
   KJ_IF_MAYBE (exception, malformed) {
-    return Error{EPROTO, std::string("the process before left a malformed state: ") + exception->getDescription().cStr()};
+    return Error{EPROTO,
+                 std::string("the process before left a malformed state: ") + exception->getDescription().cStr()};
   }
   const int64_t now_ns = MonotonicNow();
   if (restored.ok()) device.CatchUp(now_ns - std::clamp<int64_t>(legacy.saved_at_ns, 0, now_ns));

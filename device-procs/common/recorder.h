@@ -2,13 +2,14 @@
 // Writes a device's journal (ipc/journal.h) while it works, and reads the one that a predecessor left. Device thread;
 // what is read is hostile.
 //
-// A device's state is saved whenever it may have changed: after writes, after reads that change it, and after a round of
-// the event loop that did anything. It is committed together with the exits that changed it, before these are answered:
-// so a successor carries out an exit again only if nobody has seen what came of it.
+// A device's state is saved whenever it may have changed: after writes, after reads that change it, and after a round
+// of the event loop that did anything. It is committed together with the exits that changed it, before these are
+// answered: so a successor carries out an exit again only if nobody has seen what came of it.
 #pragma once
 
 #include <capnp/message.h>
 
+#include <array>
 #include <optional>
 #include <vector>
 
@@ -54,6 +55,8 @@ class Recorder {
   bool changed_ = false;
   ExitPosition position_;
   Frame reply_;
+  // Words of a message: a usual state fits, so that saving it allocates little.
+  std::array<uint64_t, 1024> scratch_{};
   std::vector<std::byte> encoded_;
 };
 

@@ -18,7 +18,8 @@ class FunctionDriver final : public FunctionRegisters {
   static constexpr uint64_t kBar0 = 0xC000'0000;
 
   // Vector 0 is for configuration changes, vector i + 1 for queue i.
-  explicit FunctionDriver(std::unique_ptr<VirtioDevice> device, const GuestMemory& memory, Recorder recorder = Recorder())
+  explicit FunctionDriver(std::unique_ptr<VirtioDevice> device, const GuestMemory& memory,
+                          Recorder recorder = Recorder())
       : recorder_(std::move(recorder)) {
     const uint16_t queues = device->QueueCount();
     FunctionResources resources{.slot = 1, .bar0_address = kBar0, .kicks = {}, .interrupts = {}};

@@ -36,7 +36,8 @@ class LiarTest : public testing::Test {
     name_ = test::UniqueName() + "-" + lie;
     auto command = std::make_unique<Command>(
         std::vector<std::string>{"run", "--name", name_, "--kernel", test::Payload("ticking"), "--console", "none",
-                                 "--debug-console", "stdio", "--exit-deadline", "1000", "-c", "2"},
+                                 "--debug-console", "stdio", "--exit-deadline", "1000", "-c", "2", "--device-restarts",
+                                 "0"},
         [](test::Launch& launch) {
           launch.build_dir = dir_->path();
           return true;

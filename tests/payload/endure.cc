@@ -115,7 +115,8 @@ bool TakeRandom() {
 }
 
 bool Put(char c) {
-  if (!Expect("endure", "the serial port takes nothing", Await([] { return (In8(kLineStatus) & 0x20) != 0; }))) return false;
+  if (!Expect("endure", "the serial port takes nothing", Await([] { return (In8(kLineStatus) & 0x20) != 0; })))
+    return false;
   Out8(kSerial, static_cast<uint8_t>(c));
   return true;
 }
@@ -149,7 +150,8 @@ void Main() {
   uint32_t clock = Clock();
   for (uint64_t round = 1;; ++round) {
     bool stop = false;
-    if (!WriteSome(round) || !ReadSome() || !TakeRandom() || !PutNumberedLine(round) || !IsTold(last_sector, &stop)) return;
+    if (!WriteSome(round) || !ReadSome() || !TakeRandom() || !PutNumberedLine(round) || !IsTold(last_sector, &stop))
+      return;
     const uint32_t now = Clock();
     if (!Expect("endure", "the clock has jumped", now - clock < kClockJumpTicks)) return;
     clock = now;

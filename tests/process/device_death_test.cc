@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Real device processes, killed at any moment under load, and what their successors make of it: each request is answered
-// once, as if nobody had died. Without a VM, so that there can be many kills: BULKHEAD_CHAOS_FAULTS, BULKHEAD_CHAOS_SEED.
+// Real device processes, killed at any moment under load, and what their successors make of it: each request is
+// answered once, as if nobody had died. Without a VM, so that there can be many kills: BULKHEAD_CHAOS_FAULTS,
+// BULKHEAD_CHAOS_SEED.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -29,8 +30,8 @@ void PrintDelays(std::vector<int64_t> delays_ns) {
   const auto at = [&](size_t percent) {
     return static_cast<double>(delays_ns[std::min(delays_ns.size() - 1, delays_ns.size() * percent / 100)]) / 1e6;
   };
-  std::printf("%zu deaths; to the first answer of the next process: p50 %.1f ms, p99 %.1f ms\n", delays_ns.size(), at(50),
-              at(99));
+  std::printf("%zu deaths; to the first answer of the next process: p50 %.1f ms, p99 %.1f ms\n", delays_ns.size(),
+              at(50), at(99));
 }
 
 // A moment that has nothing to do with what the process does.

@@ -137,10 +137,10 @@ void DeviceProcess::TakeRunnersEnds(const Options& options) {
   if (!wiring.hasChannel()) return;
   raw_channel_ = OrThrow(MapChannel(TakeFile(wiring.getChannel().getMemory(), io_.waitScope).get()));
   doorbell_ = TakeFile(wiring.getChannel().getDoorbell(), io_.waitScope);
-  channel_ = std::make_unique<runner::DeviceChannel>(plan_->name, raw_channel_, OrThrow(DuplicateFd(doorbell_.get())),
-                                                     runner::ChannelPatience{.deadline_ns = options.deadline_ns,
-                                                                             .spin_ns = kSpinNs},
-                                                     runner::ChannelEvents{.failed = [](const std::string&) {}});
+  channel_ = std::make_unique<runner::DeviceChannel>(
+      plan_->name, raw_channel_, OrThrow(DuplicateFd(doorbell_.get())),
+      runner::ChannelPatience{.deadline_ns = options.deadline_ns, .spin_ns = kSpinNs},
+      runner::ChannelEvents{.failed = [](const std::string&) {}});
   for (auto function : wiring.getFunctions()) {
     for (OwnFd& kick : TakeFiles(function.getKicks(), io_.waitScope)) kicks_.push_back(std::move(kick));
     for (OwnFd& line : TakeFiles(function.getInterrupts(), io_.waitScope)) interrupts_.push_back(std::move(line));

@@ -220,7 +220,7 @@ TEST(Inspect, AVmLeftAloneVerifiesAgainAndAgainAndRunsOn) {
   for (int i = 0; i < 10; ++i) {
     const Finished verified = vm.Inspect("--verify");
     EXPECT_EQ(verified.status, 0) << verified.output;
-    EXPECT_EQ(verified.output, vm.name() + ": 9 processes verified\n");
+    EXPECT_EQ(verified.output, vm.name() + ": 10 processes verified\n");
   }
   for (const std::string& process : FullVm::Processes()) {
     EXPECT_GT(ProcessOf(vm.name(), process), 0) << process;

@@ -23,9 +23,9 @@ class EnduringVm {
  public:
   explicit EnduringVm(std::vector<std::string> more = {})
       : name_(UniqueName()), image_(dir_.MakeImage("disk.img", kDiskBytes)), console_(dir_.Path("console.log")) {
-    std::vector<std::string> arguments{"run",           "--name", name_,    "--kernel",  Payload("endure"),
-                                       "--disk",        image_,   "--console", "file=" + console_,
-                                       "--debug-console", "stdio"};
+    std::vector<std::string> arguments{"run",    "--name", name_,       "--kernel",         Payload("endure"),
+                                       "--disk", image_,   "--console", "file=" + console_, "--debug-console",
+                                       "stdio"};
     if (more.empty()) more = {"--device-restarts", "1000000"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     command_ = std::make_unique<Command>(arguments);
