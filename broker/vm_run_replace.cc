@@ -125,6 +125,8 @@ kj::Promise<void> VmRun::TakeOver(size_t index) {
       })
       .then([this, index]() -> kj::Promise<void> {
         DeviceProcess& process = devices_[index];
+        // Given up meanwhile, as the runner told of it.
+        if (process.dead || !process.successor) return Failure("it is not wanted any more");
         process.device = kj::mv(*process.successor);
         process.successor.reset();
         if (std::exchange(process.power_button, false)) {

@@ -80,6 +80,7 @@ ExitReply ExitServer::CarryOut(const ExitRequest& request) {
 Result<void> ExitServer::Answer(const ExitRequest& request) {
   // The runner routes by the same grants: an access outside of them is not the guest's doing.
   if (!InRegion(request)) return Error{EPROTO, "exit outside the granted regions"};
+  recorder_.Reach({requests_.taken() - 1, replies_given_});
   const ExitReply reply = CarryOut(request);
   if (request.kind == Kind::POSTED_WRITE) {
     if (++uncommitted_ == kWritesPerCommit) Commit();

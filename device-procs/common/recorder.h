@@ -33,6 +33,8 @@ class Recorder {
   std::optional<QueueLog> Log(size_t queue) const;
 
   void MarkChanged() { changed_ = true; }
+  // The next exit is about to be carried out: what is committed on the way is the state after those before it.
+  void Reach(const ExitPosition& position) { position_ = position; }
   // The exits up to there have been carried out; `reply` is the last answer.
   void Commit(const ExitPosition& position, const Frame& reply);
   // The state alone, where it has changed.
