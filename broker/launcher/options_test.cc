@@ -391,6 +391,20 @@ TEST(Options, LimitsOfADisk) {
   }
 }
 
+TEST(Options, UpgradeTakesOneDeviceOrAll) {
+  const CommandLine one = ParseCommandLine({"upgrade", "web1", "disk0"});
+  EXPECT_EQ(one.command, CommandLine::Command::kUpgrade);
+  EXPECT_EQ(one.vm.name, "web1");
+  EXPECT_EQ(one.vm.device, "disk0");
+  EXPECT_EQ(ParseCommandLine({"upgrade", "web1"}).vm.device, "");
+  EXPECT_THROW(ParseCommandLine({"upgrade"}), UsageError);
+}
+
+TEST(Options, DevicesAreStartedAgainUnlessThatIsNotWanted) {
+  EXPECT_EQ(ParseCommandLine({"run", "--kernel", "k"}).run.device_restarts, 10u);
+  EXPECT_EQ(ParseCommandLine({"run", "--kernel", "k", "--device-restarts", "0"}).run.device_restarts, 0u);
+}
+
 TEST(Options, ALinkIsSetOnOrOff) {
   const CommandLine off = ParseCommandLine({"set-link", "web1", "net0", "off"});
   EXPECT_EQ(off.command, Command::kSetLink);
