@@ -20,9 +20,9 @@ constexpr size_t kSpaceBytes = 4096;
 
 class Ring {
  public:
-  explicit Ring(PacketRingMemory* memory) : memory_(memory), producer_(memory), consumer_(memory) {
-    memory_->head = memory_->tail = memory_->producer_waiting = memory_->consumer_sleeping = 0;
-  }
+  // Ends that start where the ring stands: in the middle of whatever a peer has made of it.
+  explicit Ring(PacketRingMemory* memory)
+      : memory_(memory), producer_(memory), consumer_(memory), tampered_(memory->head != 0 || memory->tail != 0) {}
 
   void Step(FuzzInput& input) {
     switch (input.Take<uint8_t>() % 8) {
@@ -104,7 +104,7 @@ class Ring {
   PacketProducer producer_;
   PacketConsumer consumer_;
   std::deque<std::vector<std::byte>> sent_;
-  bool tampered_ = false;
+  bool tampered_;
 };
 
 }  // namespace
@@ -112,6 +112,11 @@ class Ring {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static auto memory = std::make_unique<PacketRingMemory>();
   FuzzInput input(data, size);
+  memory->head = memory->tail = memory->producer_waiting = memory->consumer_sleeping = 0;
+  if (size % 8 == 7) {
+    memory->head = input.Take<uint32_t>();
+    memory->tail = memory->head - input.Take<uint16_t>();
+  }
   Ring ring(memory.get());
   while (!input.empty()) ring.Step(input);
   return 0;
