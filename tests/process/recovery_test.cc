@@ -122,20 +122,24 @@ TEST(Recovery, OneThatHangsIsReplacedToo) {
   vm.Stop();
 }
 
+// How many deaths that takes is a matter of how fast this machine starts processes: two that are less than a minute
+// apart.
 TEST(Recovery, OneThatKeepsDyingIsGivenUpAndTheVmGoesOn) {
-  EnduringVm vm({"--device-restarts", "2"});
+  EnduringVm vm({"--device-restarts", "1"});
   ASSERT_TRUE(vm.started()) << vm.command().errors();
-  for (int death = 0; death < 3; ++death) {
-    const pid_t before = ProcessOf(vm.name(), "rng");
-    ASSERT_EQ(SignalTo(vm.name(), "rng", SIGKILL), 0);
-    if (death < 2) {
-      EXPECT_TRUE(vm.Replaced("rng", before)) << death;
-    }
-  }
-  EXPECT_TRUE(vm.command().WaitUntil([&] {
-    return vm.command().errors().find("device given up: rng was killed by signal 9 (Killed), after 2 others") !=
+  const auto given_up = [&] {
+    return vm.command().errors().find("device given up: rng was killed by signal 9 (Killed), after 1 others") !=
            std::string::npos;
-  })) << vm.command().errors();
+  };
+  for (int death = 0; death < 20 && !given_up(); ++death) {
+    const pid_t before = ProcessOf(vm.name(), "rng");
+    SignalTo(vm.name(), "rng", SIGKILL);
+    ASSERT_TRUE(vm.command().WaitUntil([&] {
+      const pid_t now = ProcessOf(vm.name(), "rng");
+      return given_up() || (now > 0 && now != before);
+    })) << vm.command().errors();
+  }
+  EXPECT_TRUE(given_up()) << vm.command().errors();
   EXPECT_GT(ProcessOf(vm.name(), "disk0"), 0);
   EXPECT_EQ(RunBulkhead({"kill", vm.name()}).status, 0);
 }
