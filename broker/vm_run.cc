@@ -19,8 +19,8 @@ namespace {
 // How long an exit's two sides may spin for each other before they sleep.
 constexpr uint32_t kExitSpinNs = 50'000;
 constexpr auto kQuiesceTime = 5 * kj::SECONDS;
-// For another process to take the place of one that died.
-constexpr uint64_t kPatienceNs = 10'000'000'000;
+// For another process to take the place of one that died: a host that is merely busy costs the guest no device.
+constexpr uint64_t kPatienceNs = 30'000'000'000;
 // Less than the patience of who asks the broker.
 constexpr auto kInquiryTime = 1 * kj::SECONDS;
 

@@ -13,7 +13,7 @@ namespace {
 using Replacement = DevicePlan::Replacement;
 
 // Far longer than it takes; less than a vCPU's patience.
-constexpr auto kTakeOverTime = 8 * kj::SECONDS;
+constexpr auto kTakeOverTime = 25 * kj::SECONDS;
 
 double Milliseconds(int64_t ns) { return static_cast<double>(ns) / 1e6; }
 
