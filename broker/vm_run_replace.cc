@@ -73,6 +73,8 @@ void VmRun::DeviceEnded(size_t index, const std::string& how) {
 
 // One that is gone is followed by the next, as its end says.
 void VmRun::SuccessorFailed(size_t index, const kj::Exception& error) {
+  // Also of a device that has been given up meanwhile.
+  devices_[index].child->Kill();
   if (error.getType() == kj::Exception::Type::DISCONNECTED) return;
   GiveUp(index, devices_[index].plan->name + " cannot be replaced: " + PlainLine(ReasonOf(error)));
 }
@@ -100,6 +102,8 @@ kj::Promise<void> VmRun::StartSuccessor(size_t index, bool anew) {
 // start.
 kj::Promise<void> VmRun::TakeOver(size_t index) {
   DeviceProcess& process = devices_[index];
+  // It may have said that it is ready, and died.
+  if (!process.successor) return Failure("it has ended");
   control::Device::Client device = *process.successor;
   return device.loadRequest()
       .send()

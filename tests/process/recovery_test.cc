@@ -52,6 +52,12 @@ class EnduringVm {
       return now > 0 && now != before;
     });
   }
+  // Sends the signal to the device's process, and waits for another one.
+  void Lose(const char* device, int signal) const {
+    const pid_t before = ProcessOf(name_, device);
+    ASSERT_EQ(SignalTo(name_, device, signal), 0) << device;
+    EXPECT_TRUE(Replaced(device, before)) << device;
+  }
   void Stop() {
     const OwnFd image(::open(image_.c_str(), O_WRONLY | O_CLOEXEC));
     ASSERT_EQ(::pwrite(image.get(), "stop", 4, kDiskBytes - 512), 4);
@@ -86,9 +92,7 @@ TEST(Recovery, AnotherProcessTakesThePlaceOfEachDeviceThatIsKilled) {
   EnduringVm vm;
   ASSERT_TRUE(vm.started()) << vm.command().errors();
   for (const char* device : kDevices) {
-    const pid_t before = ProcessOf(vm.name(), device);
-    ASSERT_EQ(SignalTo(vm.name(), device, SIGKILL), 0) << device;
-    EXPECT_TRUE(vm.Replaced(device, before)) << device;
+    vm.Lose(device, SIGKILL);
     EXPECT_TRUE(vm.GoesOn()) << device << "\n" << vm.command().output() << vm.command().errors();
   }
   vm.Stop();
@@ -99,11 +103,7 @@ TEST(Recovery, InspectFindsTheWallsOfItsPredecessorAroundEach) {
   if (::geteuid() != 0) GTEST_SKIP() << "only root sees all that is verified";
   EnduringVm vm;
   ASSERT_TRUE(vm.started()) << vm.command().errors();
-  for (const char* device : kDevices) {
-    const pid_t before = ProcessOf(vm.name(), device);
-    ASSERT_EQ(SignalTo(vm.name(), device, SIGKILL), 0) << device;
-    EXPECT_TRUE(vm.Replaced(device, before)) << device;
-  }
+  for (const char* device : kDevices) vm.Lose(device, SIGKILL);
   EXPECT_TRUE(vm.GoesOn());
   const Finished verified = RunBulkhead({"inspect", vm.name(), "--verify"});
   EXPECT_EQ(verified.status, 0) << verified.output;
@@ -114,9 +114,7 @@ TEST(Recovery, OneThatHangsIsReplacedToo) {
   EnduringVm vm;
   ASSERT_TRUE(vm.started()) << vm.command().errors();
   for (const char* device : {"chipset", "disk0"}) {
-    const pid_t before = ProcessOf(vm.name(), device);
-    ASSERT_EQ(SignalTo(vm.name(), device, SIGSTOP), 0) << device;
-    EXPECT_TRUE(vm.Replaced(device, before)) << device;
+    vm.Lose(device, SIGSTOP);
     EXPECT_TRUE(vm.GoesOn()) << device;
   }
   vm.Stop();
