@@ -89,8 +89,13 @@ class AdaptiveSpin {
   // Polls `ready` until it holds or the budget is spent; returns its last value.
   template <typename Ready>
   bool Until(Ready ready);
+  // Whether Until would look more than once.
+  bool Spins() const { return limit_ns_ != 0 && (budget_ns_ != 0 || (skipped_ + 1) % kSkips == 0); }
 
  private:
+  // So often it is tried again what has not paid.
+  static constexpr uint32_t kSkips = 64;
+
   void Learn(bool paid);
 
   int64_t limit_ns_;
@@ -138,7 +143,7 @@ Result<ChannelMemory*> MapChannel(int file);
 template <typename Ready>
 bool AdaptiveSpin::Until(Ready ready) {
   if (ready()) return true;
-  if (budget_ns_ == 0 && ++skipped_ % 64 != 0) return false;
+  if (budget_ns_ == 0 && ++skipped_ % kSkips != 0) return false;
   const int64_t end_ns = MonotonicNow() + (budget_ns_ != 0 ? budget_ns_ : limit_ns_);
   do {
     for (int i = 0; i < 16; ++i) {

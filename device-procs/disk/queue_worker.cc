@@ -185,8 +185,10 @@ class QueueWorker::Engine {
     if (command_ != Command::kServe) return false;
     const bool busy =
         std::any_of(queues_.begin(), queues_.end(), [](const auto& queue) { return queue->server.in_flight() != 0; });
-    ExitUnless(ring_.Submit());
-    return (busy ? spin_for_completions_ : spin_for_chains_).Until([this] {
+    AdaptiveSpin& spin = busy ? spin_for_completions_ : spin_for_chains_;
+    // Else what was started goes to the kernel by the call that sleeps.
+    if (spin.Spins()) ExitUnless(ring_.Submit());
+    return spin.Until([this] {
       return ring_.HasCompletions() || std::any_of(queues_.begin(), queues_.end(), [this](const auto& queue) {
                return Serves(*queue) && queue->server.HasChains();
              });

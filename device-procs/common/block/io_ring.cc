@@ -137,7 +137,11 @@ void IoRing::Sleep(const __kernel_timespec& delay, Operation& operation) {
   Prepare(entry, operation);
 }
 
-Result<void> IoRing::Submit() { return CheckEntered(::io_uring_submit(&ring_)); }
+Result<void> IoRing::Submit() {
+  if (::io_uring_sq_ready(&ring_) == 0) return CheckEntered(::io_uring_submit(&ring_));  // no call if nothing is due
+  // What completes at once is then there without a second call.
+  return CheckEntered(::io_uring_submit_and_get_events(&ring_));
+}
 
 bool IoRing::HasCompletions() const {
   return ::io_uring_cq_ready(&ring_) != 0 ||
@@ -146,7 +150,7 @@ bool IoRing::HasCompletions() const {
 
 Result<void> IoRing::SubmitAndReap(bool wait) {
   // Without waiting it enters the kernel only if there is something to hand over or to work off.
-  auto entered = CheckEntered(wait ? ::io_uring_submit_and_wait(&ring_, 1) : ::io_uring_submit(&ring_));
+  auto entered = wait ? CheckEntered(::io_uring_submit_and_wait(&ring_, 1)) : Submit();
   if (!entered.ok()) return entered;
   unsigned head;
   unsigned count = 0;
