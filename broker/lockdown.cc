@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 
 #include "ipc/sandbox.h"
+#include "ipc/start_up_memory.h"
 
 namespace bulkhead::broker {
 namespace {
@@ -38,6 +39,7 @@ SyscallPolicy BrokerPolicy() {
   policy.Allow(SYS_futex, "locks of the C++ library");
   policy.Allow(SYS_exit_group, "the end");
   policy.Allow(SYS_clock_gettime, "where the vDSO has no fast clock");
+  AllowForgetting(policy);
   return policy;
 }
 

@@ -12,6 +12,7 @@
 #include "broker/probe.h"
 #include "broker/vm_service.h"
 #include "ipc/child.h"
+#include "ipc/start_up_memory.h"
 
 namespace bulkhead::broker {
 namespace {
@@ -85,6 +86,8 @@ void RunVm(kj::AsyncIoContext& io, BrokerServer::CreateVmContext context, kj::Pr
   for (unsigned i = 0; i < missing.size(); ++i) missing.set(i, service->missing_walls()[i]);
   done.fulfill();
   auto gone = launcher.OnDisconnect().then([&] { service->Kill(); }).eagerlyEvaluate(nullptr);
+  StartUpMemory start_up(io.provider->getTimer());
+  start_up.ForgetSoon();
   service->RunToEnd();
   launcher.OnDisconnect().wait(io.waitScope);
 }

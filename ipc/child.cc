@@ -10,6 +10,7 @@
 
 #include "ipc/ring.h"
 #include "ipc/rpc.h"
+#include "ipc/start_up_memory.h"
 
 namespace bulkhead {
 namespace {
@@ -56,6 +57,8 @@ ChildSandbox::ChildSandbox(LandlockScope scope) {
 void ChildSandbox::Close(control::SandboxGrant::Reader grant, std::initializer_list<ResourceLimit> limits,
                          const SyscallPolicy& policy, size_t heap_bytes) {
   ReserveHeap(heap_bytes);
+  // The guest's memory is worth them. Not before: making the heap touches its end, where one could come to lie.
+  AllowHugePages();
   LimitProcess(limits);
   listener_ = policy.Install(grant.getReportViolations() ? OnViolation::kReport : OnViolation::kKill);
 }

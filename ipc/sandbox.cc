@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ipc/sandbox.h"
 
-#include <cap-ng.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/securebits.h>
 #include <malloc.h>
 #include <sys/mman.h>
@@ -12,6 +12,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <array>
+#include <cerrno>
 #include <cstdlib>
 
 namespace bulkhead {
@@ -19,6 +21,37 @@ namespace {
 
 void Check(int result, const char* what) {
   if (result != 0) ThrowErrno(what);
+}
+
+// capset(2): 64 capabilities as two words each of 32.
+using CapabilityWords = std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3>;
+
+__user_cap_header_struct CapabilityHeader() { return {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0}; }
+
+constexpr uint64_t MaskOf(unsigned capability) { return uint64_t{1} << capability; }
+
+uint64_t PermittedCapabilities() {
+  auto header = CapabilityHeader();
+  CapabilityWords words{};
+  Check(static_cast<int>(::syscall(SYS_capget, &header, words.data())), "read the capabilities");
+  return words[0].permitted | uint64_t{words[1].permitted} << 32;
+}
+
+void SetCapabilities(uint64_t set) {
+  auto header = CapabilityHeader();
+  CapabilityWords words{};
+  for (size_t i = 0; i < words.size(); ++i)
+    words[i].effective = words[i].permitted = static_cast<uint32_t>(set >> (32 * i));
+  Check(static_cast<int>(::syscall(SYS_capset, &header, words.data())), "drop all capabilities");
+}
+
+void DropBoundingSet(uint64_t but) {
+  for (unsigned capability = 0;; ++capability) {
+    if ((but & MaskOf(capability)) != 0) continue;
+    if (::prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0) continue;
+    if (errno == EINVAL && capability != 0) return;  // the kernel knows no more
+    ThrowErrno("drop the bounding capabilities");
+  }
 }
 
 }  // namespace
@@ -46,17 +79,18 @@ void DropCapabilities() { KeepCapabilities({}); }
 void KeepCapabilities(std::initializer_list<unsigned> kept) {
   Check(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "forbid new privileges");
   // The broker of an ordinary user has nothing to give up, and may not even say so; no new privileges is enough there.
-  capng_get_caps_process();
-  if (capng_have_capability(CAPNG_EFFECTIVE, CAP_SETPCAP) == 0) return;
+  const uint64_t permitted = PermittedCapabilities();
+  if ((permitted & MaskOf(CAP_SETPCAP)) == 0) return;
   // A uid of 0 means nothing here from now on: neither exec nor setuid gives capabilities back.
   constexpr unsigned long kLocked = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP |
                                     SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED |
                                     SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
   Check(::prctl(PR_SET_SECUREBITS, kLocked, 0, 0, 0), "lock the secure bits");
-  capng_clear(CAPNG_SELECT_ALL);
-  constexpr auto kSets = static_cast<capng_type_t>(CAPNG_EFFECTIVE | CAPNG_PERMITTED | CAPNG_BOUNDING_SET);
-  for (const unsigned capability : kept) capng_update(CAPNG_ADD, kSets, capability);
-  Check(capng_apply(CAPNG_SELECT_ALL), "drop all capabilities");
+  uint64_t keep = 0;
+  for (const unsigned capability : kept) keep |= MaskOf(capability);
+  DropBoundingSet(keep);
+  Check(::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), "drop the ambient capabilities");
+  SetCapabilities(keep & permitted);
 }
 
 void ReserveHeap(size_t bytes) {

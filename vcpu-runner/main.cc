@@ -5,6 +5,7 @@
 
 #include "ipc/child.h"
 #include "ipc/rpc.h"
+#include "ipc/start_up_memory.h"
 #include "vcpu-runner/policy.h"
 #include "vcpu-runner/runner.h"
 
@@ -16,7 +17,7 @@ constexpr rlim_t kMaxDescriptors = 4096;
 
 class RunnerServer final : public control::Runner::Server {
  public:
-  explicit RunnerServer(Runner& runner) : runner_(runner) {}
+  RunnerServer(Runner& runner, kj::Timer& timer) : runner_(runner), start_up_(timer) {}
 
   kj::Promise<void> load(LoadContext) override {
     if (auto loaded = runner_.Load(); !loaded.ok()) throw Failure(loaded.error().message);
@@ -28,6 +29,7 @@ class RunnerServer final : public control::Runner::Server {
   }
   kj::Promise<void> resume(ResumeContext) override {
     runner_.Resume();
+    start_up_.ForgetSoon();
     return kj::READY_NOW;
   }
   kj::Promise<void> markDeviceDead(MarkDeviceDeadContext context) override {
@@ -37,6 +39,7 @@ class RunnerServer final : public control::Runner::Server {
 
  private:
   Runner& runner_;
+  StartUpMemory start_up_;
 };
 
 void Serve(kj::AsyncIoContext& io, ChildSandbox& sandbox) {
@@ -53,7 +56,7 @@ void Serve(kj::AsyncIoContext& io, ChildSandbox& sandbox) {
   }
 
   auto ready = host.readyRequest();
-  ready.setRunner(kj::heap<RunnerServer>(*runner));
+  ready.setRunner(kj::heap<RunnerServer>(*runner, io.provider->getTimer()));
   sandbox.Report(ready.initSandbox());
   ready.send().wait(io.waitScope);
   sandbox.Reported();

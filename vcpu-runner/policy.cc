@@ -4,6 +4,7 @@
 #include <linux/kvm.h>
 #include <sys/syscall.h>
 
+#include "ipc/start_up_memory.h"
 #include "vcpu-runner/kvm/kvm_table.h"
 
 namespace bulkhead::runner {
@@ -38,6 +39,7 @@ SyscallPolicy RunnerPolicy() {
   policy.Allow(SYS_rt_sigreturn, "the end of that signal's handler");
   policy.Allow(SYS_exit_group, "the end");
   policy.Allow(SYS_clock_gettime, "where the vDSO has no fast clock");
+  AllowForgetting(policy);
   return policy;
 }
 

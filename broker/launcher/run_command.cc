@@ -13,6 +13,7 @@
 #include "broker/launcher/runtime_dir.h"
 #include "broker/launcher/vm_resources.h"
 #include "ipc/mailbox.h"
+#include "ipc/start_up_memory.h"
 
 namespace bulkhead::launcher {
 namespace {
@@ -123,6 +124,8 @@ capnp::Response<control::VmControl::WaitForEndResults> Attend(kj::AsyncIoContext
                                                               Signals& signals, Keyboard& keyboard) {
   SendAndForget(vm.resumeRequest());
   keyboard.Start(vm);
+  StartUpMemory start_up(io.provider->getTimer());
+  start_up.ForgetSoon();
   auto served = signals.Serve(vm).exclusiveJoin(keyboard.Serve()).eagerlyEvaluate([](kj::Exception&&) {});
   return vm.waitForEndRequest().send().wait(io.waitScope);
 }
@@ -220,6 +223,7 @@ RunOptions WithFilesBelow(RunOptions options) {
 }  // namespace
 
 int RunCommand(const RunOptions& given) {
+  RefuseHugePages();
   const RuntimeDir directory;
   const RuntimeDir::NameLock name_lock = directory.LockName(given.name);
   const RunOptions options = WithFilesBelow(given);

@@ -17,6 +17,7 @@
 #include "broker/violations.h"
 #include "ipc/child.h"
 #include "ipc/sandbox.h"
+#include "ipc/start_up_memory.h"
 
 namespace bulkhead::broker {
 namespace {
@@ -57,7 +58,7 @@ class Spawner {
 
  private:
   void Enroll(const SpawnerRequest& request, std::vector<OwnFd>& fds) {
-    if (request.kind == SpawnerRequest::kSeal) sealed_ = true;
+    if (request.kind == SpawnerRequest::kSeal && !std::exchange(sealed_, true)) ForgetStartUpMemory();
     if (sealed_ || programs_.size() == kMaxPrograms) return;
     Program& program = programs_.emplace_back();
     program.executable = GetText(request.executable);

@@ -11,6 +11,7 @@
 #include "ipc/child.h"
 #include "ipc/mailbox.h"
 #include "ipc/rpc.h"
+#include "ipc/start_up_memory.h"
 
 namespace bulkhead::device {
 namespace {
@@ -21,8 +22,8 @@ constexpr rlim_t kMaxDescriptors = 512;
 class DeviceServer final : public control::Device::Server {
  public:
   // `exits` is null where the guest does not reach the process.
-  DeviceServer(DeviceThread& thread, DeviceModel& device, Recorder& recorder, ExitServer* exits)
-      : thread_(thread), device_(device), recorder_(recorder), exits_(exits) {}
+  DeviceServer(DeviceThread& thread, DeviceModel& device, Recorder& recorder, ExitServer* exits, kj::Timer& timer)
+      : thread_(thread), device_(device), recorder_(recorder), exits_(exits), start_up_(timer) {}
 
   kj::Promise<void> load(LoadContext) override {
     Result<void> read;
@@ -32,6 +33,7 @@ class DeviceServer final : public control::Device::Server {
   }
   kj::Promise<void> resume(ResumeContext) override {
     thread_.Call([&] { device_.Resume(); });
+    start_up_.ForgetSoon();
     return kj::READY_NOW;
   }
   kj::Promise<void> pause(PauseContext) override {
@@ -101,6 +103,7 @@ class DeviceServer final : public control::Device::Server {
   DeviceModel& device_;
   Recorder& recorder_;
   ExitServer* exits_;
+  StartUpMemory start_up_;
 };
 
 DeviceContext TakeContext(control::DeviceGrants::Reader grants, kj::WaitScope& wait) {
@@ -182,7 +185,8 @@ void Serve(const DeviceKind& kind, kj::AsyncIoContext& io, ChildSandbox& sandbox
                 kind.heap_bytes);
 
   auto ready = host.readyRequest();
-  ready.setDevice(kj::heap<DeviceServer>(thread, *device, recorder, server ? &*server : nullptr));
+  ready.setDevice(
+      kj::heap<DeviceServer>(thread, *device, recorder, server ? &*server : nullptr, io.provider->getTimer()));
   sandbox.Report(ready.initSandbox());
   ready.send().wait(io.waitScope);
   sandbox.Reported();
@@ -205,6 +209,7 @@ SyscallPolicy RuntimePolicy() {
   policy.Allow(SYS_close, "descriptors that came with RPC messages");
   policy.Allow(SYS_exit_group, "the end, with the broker or a peer that broke the protocol");
   policy.Allow(SYS_clock_gettime, "where the vDSO has no fast clock");
+  AllowForgetting(policy);
   return policy;
 }
 

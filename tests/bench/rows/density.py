@@ -8,7 +8,7 @@ from figures import Figure
 from full_vm import FullVmRow
 from vm import cpu_seconds, memory_of
 
-SETTLE_S, IDLE_S = 2, 5
+SETTLE_S, IDLE_S = 4, 5
 
 
 class Density(FullVmRow):

@@ -7,7 +7,7 @@ from figures import Figure
 from full_vm import FullVmRow
 from vm import memory_of
 
-SETTLE_S = 1  # late allocations of threads that the first instruction does not wait for
+SETTLE_S = 3  # by then each process has forgotten what only its start needed (ipc/start_up_memory.h)
 
 
 class Memory(FullVmRow):
