@@ -70,10 +70,10 @@ struct DevicePlan {
   bool takes_throttle = false;
   bool has_link = false;       // it is a network interface
   bool keeps_network = false;  // the host's network namespace instead of an empty one
-  // What becomes of it when its process ends: another takes its place. With kPlanned only if that is what ended it, as
-  // what the guest believes to be done may still be in the process's own memory.
-  enum class Replacement { kNever, kPlanned, kAlways };
+  // Whether another takes its place when its process ends.
+  enum class Replacement { kNever, kAlways };
   Replacement replacement = Replacement::kNever;
+  bool journals_tables = false;  // of an image
   std::optional<PlannedPackets> packets;
   std::string outside_of;  // the process whose packets it carries; neither is of use without the other
   PlannedLimits limits;

@@ -27,7 +27,8 @@ constexpr auto kInquiryTime = 1 * kj::SECONDS;
 Result<OwnFd> MakeJournal(const DevicePlan& plan) {
   size_t queues = 0;
   for (const PlannedFunction& function : plan.functions) queues += function.queues;
-  return Journal::Make("journal-" + plan.name, queues);
+  return Journal::Make("journal-" + plan.name, queues,
+                       plan.journals_tables ? Journal::Tables::kKept : Journal::Tables::kNone);
 }
 
 }  // namespace

@@ -47,10 +47,7 @@ void VmRun::DeviceEnded(size_t index, const std::string& how) {
     return;
   }
   std::string cause = process.cause.empty() ? how : std::exchange(process.cause, {});
-  if (!CanReplace(process)) {
-    const bool unwritten = process.plan->replacement == Replacement::kPlanned && settings_.device_restarts != 0;
-    return GiveUp(index, cause + (unwritten ? "; what it had not written to its image yet is lost with it" : ""));
-  }
+  if (!CanReplace(process)) return GiveUp(index, cause);
   const int64_t died_at_ns = MonotonicNow();
   const auto delay_ns = process.restraint.Died(died_at_ns);
   if (!delay_ns) {

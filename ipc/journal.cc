@@ -2,6 +2,7 @@
 #include "ipc/journal.h"
 
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cstring>
@@ -55,13 +56,22 @@ uint64_t Journal::Bytes(size_t queues) {
   return RoundedUp(sizeof(Memory)) + RoundedUp(queues * sizeof(QueueLogMemory));
 }
 
-Result<OwnFd> Journal::Make(const std::string& name, size_t queues) { return MakeSealedMemory(name, Bytes(queues)); }
+Result<OwnFd> Journal::Make(const std::string& name, size_t queues, Tables tables) {
+  return MakeSealedMemory(name, Bytes(queues) + (tables == Tables::kKept ? kJournalTablesBytes : 0));
+}
 
 Result<Journal> Journal::Map(int file, size_t queues) {
-  void* at = ::mmap(nullptr, Bytes(queues), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  // A broker that started before an upgrade may know of no tables.
+  struct stat status;
+  if (::fstat(file, &status) != 0) return ErrnoError(errno, "look at a journal");
+  const uint64_t bytes = Bytes(queues);
+  const auto there = static_cast<uint64_t>(status.st_size);
+  if (there != bytes && there != bytes + kJournalTablesBytes) return Error{EINVAL, "a journal is of the wrong size"};
+  void* at = ::mmap(nullptr, there, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
   if (at == MAP_FAILED) return ErrnoError(errno, "map a journal");
-  auto* logs = reinterpret_cast<QueueLogMemory*>(static_cast<std::byte*>(at) + RoundedUp(sizeof(Memory)));
-  return Journal(static_cast<Memory*>(at), logs, queues);
+  auto* start = static_cast<std::byte*>(at);
+  auto* logs = reinterpret_cast<QueueLogMemory*>(start + RoundedUp(sizeof(Memory)));
+  return Journal(static_cast<Memory*>(at), logs, queues, {start + bytes, there - bytes});
 }
 
 Journal::Record& Journal::Next() {

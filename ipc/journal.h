@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a device process leaves behind for the one that takes its place when it dies, in memory that outlives it: the
-// device's saved state, how far it came in the exit rings, and which descriptor chains it has in hand. It is kept up to
-// date all along, since a process that is killed has no time to write a will. The broker makes the memory and gives it
-// to one process after the other; it never looks inside.
+// device's saved state, how far it came in the exit rings, which descriptor chains it has in hand, and of a disk with
+// an image format the tables that its file does not have yet. It is kept up to date all along, since a process that is
+// killed has no time to write a will. The broker makes the memory and gives it to one process after the other; it never
+// looks inside.
 //
 // Nothing here survives the host, and no two processes use it at once, so no memory barrier is needed: only the order
 // of this program's own stores counts, and each step is one store. To a successor all of it is hostile: its predecessor
@@ -25,6 +26,8 @@ namespace bulkhead {
 
 inline constexpr uint16_t kJournalQueueEntries = 256;    // the most that a queue can have
 inline constexpr size_t kJournalStateBytes = 128 << 10;  // a serial port's unsent output is most of it
+// What the tables of an image get; what is not used of it costs no memory.
+inline constexpr size_t kJournalTablesBytes = (4 << 20) + (256 << 10);
 
 // How far a process came in its exit channel, and its last answer, which its peer may not have seen.
 struct ExitPosition {
@@ -91,10 +94,11 @@ class QueueLog {
 
 class Journal {
  public:
+  enum class Tables : uint8_t { kNone, kKept };
+
   // For the broker: as many bytes as a process with so many virtqueues needs.
-  static uint64_t Bytes(size_t queues);
-  static Result<OwnFd> Make(const std::string& name, size_t queues);
-  // Maps what Make made.
+  static Result<OwnFd> Make(const std::string& name, size_t queues, Tables tables = Tables::kNone);
+  // Maps what Make made. Before lock-down.
   static Result<Journal> Map(int file, size_t queues);
 
   // From now on a successor starts there: `reply` is the last answer given, of `position`.
@@ -103,6 +107,8 @@ class Journal {
   void Commit(const ExitPosition& position, const Frame& reply, std::span<const std::byte> state);
   QueueLog Queue(size_t index) const;
   size_t queue_count() const { return queue_count_; }
+  // Empty, or kJournalTablesBytes: whoever keeps tables there knows what they are. Zeroes at first.
+  std::span<std::byte> tables() const { return tables_; }
 
   // What a predecessor left; ENODATA where it did not come to leave anything.
   struct Legacy {
@@ -116,14 +122,16 @@ class Journal {
  private:
   struct Record;
   struct Memory;
-  Journal(Memory* memory, QueueLogMemory* queues, size_t queue_count)
-      : memory_(memory), queues_(queues), queue_count_(queue_count) {}
+  Journal(Memory* memory, QueueLogMemory* queues, size_t queue_count, std::span<std::byte> tables)
+      : memory_(memory), queues_(queues), queue_count_(queue_count), tables_(tables) {}
+  static uint64_t Bytes(size_t queues);
   Record& Next();
   void Publish(Record& record, const ExitPosition& position, const Frame& reply);
 
   Memory* memory_;
   QueueLogMemory* queues_;
   size_t queue_count_;
+  std::span<std::byte> tables_;
 };
 
 }  // namespace bulkhead

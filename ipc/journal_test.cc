@@ -54,6 +54,19 @@ TEST_F(JournalTest, AStateThatDoesNotFitIsNone) {
   EXPECT_EQ(Map().Read()->state.size(), kJournalStateBytes);
 }
 
+TEST_F(JournalTest, HasRoomForTablesWhereItWasMadeWithSome) {
+  EXPECT_TRUE(journal_.tables().empty());
+  const OwnFd file = OrThrow(Journal::Make("journal-test", kQueues, Journal::Tables::kKept));
+  const Journal first = OrThrow(Journal::Map(file.get(), kQueues));
+  ASSERT_EQ(first.tables().size(), kJournalTablesBytes);
+  first.Queue(kQueues - 1).Reset(7, 7);
+  EXPECT_EQ(first.tables().front(), std::byte{0}) << "the last queue ends before them";
+  first.tables().back() = std::byte{0x77};
+  EXPECT_EQ(OrThrow(Journal::Map(file.get(), kQueues)).tables().back(), std::byte{0x77});
+}
+
+TEST_F(JournalTest, OneOfAnotherSizeIsNotMapped) { EXPECT_FALSE(Journal::Map(file_.get(), 100 * kQueues).ok()); }
+
 TEST_F(JournalTest, ChainsThatAreOutComeInTheOrderInWhichTheyWereTaken) {
   QueueLog log = journal_.Queue(1);
   log.Reset(0xFFFE, 0xFFFE);

@@ -83,8 +83,9 @@ void PlanDisk(Planner& planner, control::DiskConfig::Reader disk, unsigned index
   plan.limits.kernel_threads += threads * kWorkersPerThread;
   plan.limits.counts_io = true;
   plan.takes_throttle = true;
-  // A format keeps what a guest has written but not flushed in tables in memory.
-  plan.replacement = raw ? DevicePlan::Replacement::kAlways : DevicePlan::Replacement::kPlanned;
+  plan.replacement = DevicePlan::Replacement::kAlways;
+  // A format keeps where it is what a guest has written but not flushed in tables in memory.
+  plan.journals_tables = !raw;
   if (!raw) plan.limits.memory_bytes = kFormatMemoryBytes;
   settings.setDiscard(true);
   settings.setQueueCount(queues);

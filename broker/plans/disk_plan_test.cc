@@ -97,6 +97,8 @@ TEST_F(DiskPlan, AnImageWithAFormatHasOneThreadAndMoreMemory) {
   EXPECT_EQ(raw.limits.memory_bytes, PlannedLimits().memory_bytes);
   EXPECT_EQ(qcow2.limits.memory_bytes, uint64_t{192} << 20);
   EXPECT_EQ(SettingsOf(qcow2).getQueueCount(), 4) << "all the same";
+  EXPECT_TRUE(qcow2.journals_tables && !raw.journals_tables);
+  EXPECT_EQ(qcow2.replacement, DevicePlan::Replacement::kAlways);
 }
 
 TEST_F(DiskPlan, OfALongNameTheEndIsShown) {

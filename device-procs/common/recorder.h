@@ -11,6 +11,7 @@
 
 #include <array>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "device-procs/common/device_model.h"
@@ -31,6 +32,8 @@ class Recorder {
   // From construction until the state of the predecessor has been taken over: nothing is recorded then.
   bool taking_over() const { return taking_over_; }
   std::optional<QueueLog> Log(size_t queue) const;
+  // The journal's room for an image's tables; empty where it has none.
+  std::span<std::byte> Tables() const { return journal_ ? journal_->tables() : std::span<std::byte>(); }
 
   void MarkChanged() { changed_ = true; }
   // The next exit is about to be carried out: what is committed on the way is the state after those before it.

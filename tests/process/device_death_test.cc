@@ -76,6 +76,64 @@ TEST(DeviceDeath, ADiskAnswersEachRequestOnce) {
   PrintDelays(delays_ns);
 }
 
+// What the guest wrote and did not flush is named by tables that were in the dead process's memory.
+class DiskImageDeath : public testing::TestWithParam<const char*> {};
+
+TEST_P(DiskImageDeath, CostsNothingThatWasWritten) {
+  constexpr uint64_t kImageBlocks = 65536;
+  const unsigned kills = FromEnvironment("BULKHEAD_CHAOS_FAULTS", 100) * 2 / 5;
+  std::mt19937_64 random(FromEnvironment("BULKHEAD_CHAOS_SEED", 1));
+  const TempDir dir;
+  const auto shell = [&](const std::string& command) {
+    return std::system(("cd " + dir.path() + " && { " + command + "; } >shell.log 2>&1").c_str());
+  };
+  ASSERT_EQ(shell(std::string("qemu-img create -f qcow2 -o ") + GetParam() + " image " +
+                  std::to_string(kImageBlocks * kBlock)),
+            0)
+      << ReadFile(dir.Path("shell.log"));
+  auto io = kj::setupAsyncIo();
+  std::vector<BlockHistory> disk(kImageBlocks, BlockHistory(0));
+  uint64_t next_value = 0;
+  std::vector<int64_t> delays_ns;
+  {
+    DeviceProcess process(io,
+                          {.configure =
+                               [&](control::VmConfig::Builder vm) {
+                                 auto config = vm.initDisks(1)[0];
+                                 config.setFile(MakeFile(OwnFd(::open(dir.Path("image").c_str(), O_RDWR | O_CLOEXEC))));
+                                 config.setName("image");
+                                 config.setFormat(control::ImageFormat::QCOW2);
+                               },
+                           .plan = broker::PlanDisks});
+    DiskLoad load(process, disk, next_value, random);
+    for (unsigned i = 0; i < kills && !HasFatalFailure(); ++i) {
+      load.Run(20 + static_cast<unsigned>(random() % 200));
+      Kill(process, random);
+      const int64_t died_at_ns = MonotonicNow();
+      process.Replace();
+      load.Run(1);
+      delays_ns.push_back(MonotonicNow() - died_at_ns);
+    }
+    load.Settle();
+    ASSERT_EQ(::kill(process.pid(), SIGKILL), 0);
+    (void)process.AwaitDeath();
+  }
+  // Clusters that count as used and are not are all that a death may cost.
+  ASSERT_EQ(shell("qemu-img check -f qcow2 image; s=$?; [ $s = 0 ] || [ $s = 3 ]"), 0)
+      << ReadFile(dir.Path("shell.log"));
+  ASSERT_EQ(shell("qemu-img convert -f qcow2 -O raw image raw"), 0) << ReadFile(dir.Path("shell.log"));
+  const std::string content = ReadFile(dir.Path("raw"));
+  for (uint64_t i = 0; i < kImageBlocks; ++i) {
+    disk[i].Settled();
+    ASSERT_TRUE(disk[i].Allows(BlockValue(std::as_bytes(std::span(content)), i))) << "block " << i;
+  }
+  PrintDelays(delays_ns);
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts, DiskImageDeath,
+                         testing::Values("cluster_size=64k", "cluster_size=4k,refcount_bits=32", "cluster_size=512",
+                                         "cluster_size=512,refcount_bits=1,compat=1.1"));
+
 // Its guest sees each buffer come back once, in the order in which it was given.
 TEST(DeviceDeath, AnEntropyDeviceFillsEachBufferOnce) {
   constexpr uint16_t kSize = 64;

@@ -77,7 +77,8 @@ DeviceProcess::DeviceProcess(kj::AsyncIoContext& io, const Options& options, Own
   wiring_ = std::make_unique<broker::Wiring>(*plan_);
   size_t queues = 0;
   for (const auto& function : plan_->functions) queues += function.queues;
-  journal_ = OrThrow(Journal::Make("journal-" + plan_->name, queues));
+  journal_ = OrThrow(Journal::Make("journal-" + plan_->name, queues,
+                                   plan_->journals_tables ? Journal::Tables::kKept : Journal::Tables::kNone));
   TakeRunnersEnds(options);
   Start(false);
 }

@@ -2,6 +2,7 @@
 #include "device-procs/common/block/image_chain.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "device-procs/common/block/block_task.h"
 #include "device-procs/common/block/qcow1_channel.h"
@@ -38,6 +39,7 @@ class ImageChain::Channel final : public BlockChannel {
     for (const auto& layer : image.layers_) files_.push_back(layer->file->OpenChannel(ring, offload));
     top_ = files_[0].get();
     image.file_ = top_;
+    if (!image.options_.tables.empty()) store_.emplace(image.options_.tables);
   }
 
   // From the bottom up: each needs to know how large what is below it is.
@@ -94,7 +96,8 @@ class ImageChain::Channel final : public BlockChannel {
       channel = *opened;
       size_bytes = (*opened)->header().size_bytes;
     } else {
-      Result<qcow2::Qcow2Channel*> opened = co_await OpenQcow2(layer, file, below);
+      Result<qcow2::Qcow2Channel*> opened =
+          co_await OpenQcow2(layer, file, below, index == 0 && store_ ? &*store_ : nullptr);
       if (!opened.ok()) co_return opened.error();
       channel = *opened;
       if (index == 0) image_.qcow2_ = *opened;
@@ -112,11 +115,13 @@ class ImageChain::Channel final : public BlockChannel {
     co_return Result<void>();
   }
 
-  Task<Result<qcow2::Qcow2Channel*>> OpenQcow2(Layer& layer, BlockChannel& file, qcow2::Backing below) {
+  Task<Result<qcow2::Qcow2Channel*>> OpenQcow2(Layer& layer, BlockChannel& file, qcow2::Backing below,
+                                               qcow2::TableStore* store) {
     qcow2::OpenOptions options;
     options.block_device = layer.block_device;
     options.purpose = image_.options_.purpose;
     options.backing = below;
+    options.store = store;
     if (image_.options_.log) {
       options.log = [log = image_.options_.log, name = layer.name](const std::string& line) {
         log("'" + name + "': " + line);
@@ -177,6 +182,7 @@ class ImageChain::Channel final : public BlockChannel {
 
   ImageChain& image_;
   Offload& offload_;
+  std::optional<qcow2::TableStore> store_;
   std::vector<std::unique_ptr<BlockChannel>> files_;
   std::vector<std::unique_ptr<BlockChannel>> formats_;  // they use the files' channels
   BlockChannel* top_;

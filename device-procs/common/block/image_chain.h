@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -45,6 +46,8 @@ struct ImageChainOptions {
   // What a raw image gives past its end, and so whether its last part of a block counts.
   PastEnd past_end = PastEnd::kError;
   qcow2::Purpose purpose = qcow2::Purpose::kUse;
+  // A journal's room for the tables of the topmost (Journal::tables), where a successor finds them; empty: none.
+  std::span<std::byte> tables = {};
   std::function<void(const std::string&)> log;  // channel's thread; what a request's error does not tell
 };
 

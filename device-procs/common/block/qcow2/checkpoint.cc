@@ -23,6 +23,7 @@ struct Checkpointer::Taken {
   Buffer l1_bytes;
   std::vector<uint64_t> refcount_sectors;
   Buffer refcount_bytes;
+  uint32_t noted = 0;  // how far the store's log was
   std::vector<Freed> freed;
   uint64_t epoch = 0;
 
@@ -70,6 +71,7 @@ Task<Result<void>> Checkpointer::RunOne() {
   state_.cache->Written(taken.slices, !written.ok());
   if (written.ok()) {
     last_good_ = number;
+    if (state_.store != nullptr) state_.store->Forget(taken.noted);
     if (!taken.freed.empty()) GiveBack(std::move(taken.freed), taken.epoch);
   } else {
     last_error_ = written.error();
@@ -96,6 +98,7 @@ Checkpointer::Taken Checkpointer::Take() {
   }
   TakeSectors(state_.l1, taken.l1_sectors, taken.l1_bytes);
   TakeSectors(state_.refcounts, taken.refcount_sectors, taken.refcount_bytes);
+  if (state_.store != nullptr) taken.noted = state_.store->noted();
   taken.freed = std::exchange(freed_, {});
   // Whoever comes from now on sees what is being written.
   taken.epoch = first_epoch_ + readers_.size() - 1;

@@ -14,6 +14,7 @@
 #include "device-procs/common/block/block_image.h"
 #include "device-procs/common/block/qcow2/header.h"
 #include "device-procs/common/block/qcow2/table_cache.h"
+#include "device-procs/common/block/qcow2/table_store.h"
 #include "device-procs/common/block/work_limit.h"
 
 namespace bulkhead::qcow2 {
@@ -39,8 +40,17 @@ struct WholeTable {
   uint64_t offset = 0;  // in the file
   std::vector<uint64_t> entries;
   std::set<uint64_t> dirty_sectors;
+  // Where changes are noted for a successor; null: nowhere.
+  TableStore* store = nullptr;
+  TableStore::Table name = TableStore::Table::kL1;
 
+  // While the store's log has room.
   void Set(uint64_t index, uint64_t entry) {
+    SetUnlogged(index, entry);
+    if (store != nullptr) store->Note({name, index, entry});
+  }
+  // What is in the log already.
+  void SetUnlogged(uint64_t index, uint64_t entry) {
     entries[index] = entry;
     dirty_sectors.insert(index / kEntriesPerSector);
   }
@@ -63,6 +73,7 @@ struct ImageState {
   WholeTable refcounts;                // the same
   TableMap tables;
   std::optional<TableCache> cache;
+  TableStore* store = nullptr;  // for a successor; null: there is none
   // Beyond this nothing was ever written: a file reads as zeroes there. Not so a block device.
   uint64_t file_end = 0;
   // The tables contradict each other: nothing is written any more.
@@ -72,6 +83,8 @@ struct ImageState {
   const Layout& layout() const { return header.layout; }
   uint64_t cluster_bytes() const { return header.layout.cluster_bytes(); }
   bool IsFresh(uint64_t offset) const { return !block_device && offset >= file_end; }
+  // No table that is kept whole may be changed until a checkpoint has run.
+  bool LogFull() const { return store != nullptr && store->LogFull(); }
   void UseUpTo(uint64_t offset) { file_end = std::max(file_end, offset); }
 
   // From now on every request that would look at tables fails; says why once, and says it in the file if it may.

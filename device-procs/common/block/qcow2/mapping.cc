@@ -174,6 +174,7 @@ Task<Result<void>> Mapping::OwnTable(uint64_t l1_index) {
   } else {
     made = co_await ZeroClusters(state_, place->offset, 1, place->fresh);
   }
+  while (made.ok() && state_.LogFull()) made = co_await checkpointer_.Run();
   if (!made.ok()) {
     (void)co_await refcounts_.Decrement(place->offset, 1);
     co_return made;

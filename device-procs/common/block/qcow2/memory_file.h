@@ -42,14 +42,9 @@ class MemoryFile final : public BlockChannel {
     });
   }
   void Write(uint64_t offset, std::span<const iovec> from, BlockCompletion& done) override {
-    Ask([this, offset, vectors = std::vector<iovec>(from.begin(), from.end()), &done] {
-      std::vector<std::byte> written;
-      for (const iovec& vector : vectors) {
-        const auto* start = static_cast<const std::byte*>(vector.iov_base);
-        written.insert(written.end(), start, start + vector.iov_len);
-      }
-      done.Completed(Apply(offset, std::move(written)));
-    });
+    const std::vector<iovec> vectors(from.begin(), from.end());
+    Ask([this, offset, vectors, &done] { done.Completed(Apply(offset, Gather(vectors))); },
+        [offset, vectors] { return WriteLog::Change{.offset = offset, .bytes = Gather(vectors)}; });
   }
   void Flush(BlockCompletion& done) override {
     Ask([this, &done, promised = log.next_number()] {
@@ -72,8 +67,21 @@ class MemoryFile final : public BlockChannel {
     });
   }
 
-  // Something else that is carried out among the requests.
-  void Ask(std::function<void()> work) { waiting_.push_back(std::move(work)); }
+  // Something else that is carried out among the requests. `written`: what of the file it changes.
+  void Ask(std::function<void()> work, std::function<WriteLog::Change()> written = {}) {
+    waiting_.push_back({std::move(work), std::move(written)});
+  }
+  // What it may have if whoever writes it is killed now: of the writes that are waiting some, or their beginnings.
+  std::vector<std::byte> AfterDeath(std::mt19937_64& random) const {
+    std::vector<std::byte> after = bytes;
+    for (const Waiting& waiting : waiting_) {
+      if (!waiting.written || random() % 2 == 0) continue;
+      WriteLog::Change change = waiting.written();
+      if (random() % 4 == 0) change.bytes.resize(random() % (change.bytes.size() / 512 + 1) * 512);
+      if (!change.bytes.empty()) WriteLog::ApplyTo(after, change);
+    }
+    return after;
+  }
 
   size_t waiting() const { return waiting_.size(); }
   // Carries out one request, a random one of the first few or the oldest.
@@ -85,7 +93,7 @@ class MemoryFile final : public BlockChannel {
   bool CarryOut(size_t which) {
     if (waiting_.empty()) return false;
     which %= waiting_.size();
-    auto work = std::move(waiting_[which]);
+    auto work = std::move(waiting_[which].work);
     waiting_.erase(waiting_.begin() + static_cast<ptrdiff_t>(which));
     work();
     return true;
@@ -105,6 +113,20 @@ class MemoryFile final : public BlockChannel {
   }
 
  private:
+  struct Waiting {
+    std::function<void()> work;
+    std::function<WriteLog::Change()> written;
+  };
+
+  static std::vector<std::byte> Gather(const std::vector<iovec>& vectors) {
+    std::vector<std::byte> gathered;
+    for (const iovec& vector : vectors) {
+      const auto* start = static_cast<const std::byte*>(vector.iov_base);
+      gathered.insert(gathered.end(), start, start + vector.iov_len);
+    }
+    return gathered;
+  }
+
   int Apply(uint64_t offset, std::vector<std::byte> written) {
     if (fault != 0) return std::exchange(fault, 0);
     if (offset + written.size() > max_bytes) return ENOSPC;
@@ -114,7 +136,7 @@ class MemoryFile final : public BlockChannel {
     return 0;
   }
 
-  std::deque<std::function<void()>> waiting_;
+  std::deque<Waiting> waiting_;
 };
 
 // Computes when the file is told to carry it out, or when the test says so.

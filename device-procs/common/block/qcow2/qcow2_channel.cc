@@ -15,6 +15,7 @@ namespace {
 constexpr size_t kMaxRunning = 256;
 // The tables of a disk of 32 GiB with clusters of 64 KiB; a smaller one takes what it needs.
 constexpr uint64_t kMaxCacheBytes = uint64_t{4} << 20;
+static_assert(kMaxCacheBytes <= TableStore::kSlicesBytes);
 constexpr uint64_t kMinCacheBytes = uint64_t{256} << 10;
 constexpr uint64_t kReadPiece = 64 * 1024;
 
@@ -58,7 +59,16 @@ Task<Result<void>> Qcow2Channel::Open() {
   done = CheckRights();
   if (!done.ok()) co_return done;
   const Header& header = state_.header;
-  state_.cache.emplace(state_.file, header.layout.slice_bytes(), CacheBytes());
+  const uint64_t slice_bytes = header.layout.slice_bytes();
+  TableStore::Legacy legacy;
+  if (options_.store != nullptr && !state_.read_only && options_.purpose == Purpose::kUse) {
+    Result<TableStore::Legacy> left =
+        options_.store->Open(slice_bytes, TableCache::SlicesOf(slice_bytes, CacheBytes()));
+    if (!left.ok()) co_return left.error();
+    legacy = std::move(*left);
+    state_.store = options_.store;
+  }
+  state_.cache.emplace(state_.file, slice_bytes, CacheBytes(), state_.store);
   checkpointer_ = std::make_unique<Checkpointer>(
       state_, [this](std::vector<Freed> freed) { return refcounts_->GiveBack(std::move(freed)); });
   refcounts_ = std::make_unique<Refcounts>(state_, *checkpointer_);
@@ -72,11 +82,18 @@ Task<Result<void>> Qcow2Channel::Open() {
   done = co_await ReadTable("refcount table", header.refcount_table_offset,
                             header.refcount_table_bytes() / sizeof(uint64_t), kRefcountTableReserved, state_.refcounts);
   if (!done.ok()) co_return done;
+  done = TakeOverEntries(legacy.changes);
+  if (!done.ok()) co_return done;
   done = FindTables();
   if (!done.ok()) co_return done;
+  TakeOverSlices(legacy.slots);
   if (header.autoclear != 0 && !state_.read_only) done = co_await ClearAutoclear();
+  if (done.ok() && state_.cache->TooDirty()) MakeRoom();
   co_return done;
 }
+
+// There may be no slice left to read into; whoever needs one waits for this, and nobody else does.
+device::Spawned Qcow2Channel::MakeRoom() { (void)co_await checkpointer_->Run(); }
 
 Task<Result<void>> Qcow2Channel::ReadHeader() {
   Buffer first(kReadPiece);
@@ -124,14 +141,55 @@ Task<Result<void>> Qcow2Channel::ReadTable(const char* what, uint64_t offset, ui
   Result<std::vector<uint64_t>> read = co_await ReadEntries(state_, offset, entries);
   if (!read.ok()) co_return read.error();
   for (size_t i = 0; i < read->size(); ++i) {
-    const uint64_t entry = (*read)[i];
-    if ((entry & reserved) != 0 || (entry & kOffsetMask & state_.layout().cluster_mask()) != 0) {
-      co_return wrong("has an entry (" + std::to_string(i) + ") that cannot be");
-    }
+    if (auto checked = CheckEntry(what, i, (*read)[i], reserved); !checked.ok()) co_return checked;
   }
   table.offset = offset;
   table.entries = std::move(*read);
   co_return Result<void>();
+}
+
+Result<void> Qcow2Channel::CheckEntry(const char* what, uint64_t index, uint64_t entry, uint64_t reserved) const {
+  if ((entry & reserved) == 0 && (entry & kOffsetMask & state_.layout().cluster_mask()) == 0) return {};
+  return Error{EINVAL, std::string("its ") + what + " has an entry (" + std::to_string(index) + ") that cannot be"};
+}
+
+Result<void> Qcow2Channel::TakeOverEntries(const std::vector<TableStore::Change>& changes) {
+  for (const TableStore::Change& change : changes) {
+    const bool l1 = change.table == TableStore::Table::kL1;
+    WholeTable& table = l1 ? state_.l1 : state_.refcounts;
+    const char* const what = l1 ? "first-level table" : "refcount table";
+    if (change.index >= table.entries.size()) {
+      return Error{EPROTO, std::string("the process before left a change past the end of its ") + what};
+    }
+    const uint64_t reserved = l1 ? kL1Reserved : kRefcountTableReserved;
+    if (auto checked = CheckEntry(what, change.index, change.entry, reserved); !checked.ok()) return checked;
+    table.SetUnlogged(change.index, change.entry);
+  }
+  state_.l1.store = state_.refcounts.store = state_.store;
+  state_.refcounts.name = TableStore::Table::kRefcounts;
+  return {};
+}
+
+// Only where a table is that may be written; what is elsewhere was being made into one, and nobody knows of it.
+void Qcow2Channel::TakeOverSlices(const std::vector<TableStore::Slot>& slots) {
+  if (slots.empty()) return;
+  std::vector<uint64_t> owned, blocks;
+  for (const uint64_t entry : state_.l1.entries) {
+    if ((entry & kCopied) != 0 && (entry & kOffsetMask) != 0) owned.push_back(entry & kOffsetMask);
+  }
+  for (const uint64_t entry : state_.refcounts.entries) {
+    if (entry != 0) blocks.push_back(entry);
+  }
+  std::sort(owned.begin(), owned.end());
+  std::sort(blocks.begin(), blocks.end());
+  for (const TableStore::Slot& slot : slots) {
+    const std::vector<uint64_t>& tables = slot.kind == TableKind::kL2 ? owned : blocks;
+    if (std::binary_search(tables.begin(), tables.end(), slot.offset & ~state_.layout().cluster_mask())) {
+      state_.cache->Adopt(slot);
+    } else {
+      state_.store->MarkSame(slot.number);
+    }
+  }
 }
 
 Result<void> Qcow2Channel::FindTables() {

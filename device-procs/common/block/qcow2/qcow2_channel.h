@@ -24,6 +24,8 @@ struct OpenOptions {
   bool block_device = false;
   Purpose purpose = Purpose::kUse;
   Backing backing;
+  // Of an image in use that is written: a successor goes on where this ends. Outlives the channel.
+  TableStore* store = nullptr;
   std::function<void(const std::string&)> log;  // what a failed request does not tell
 };
 
@@ -59,6 +61,11 @@ class Qcow2Channel final : public device::BlockChannel {
   device::Task<Result<void>> ReadHeader();
   device::Task<Result<void>> ReadTable(const char* what, uint64_t offset, uint64_t entries, uint64_t reserved,
                                        WholeTable& table);
+  // What a predecessor changed and did not come to write.
+  Result<void> TakeOverEntries(const std::vector<TableStore::Change>& changes);
+  void TakeOverSlices(const std::vector<TableStore::Slot>& slots);
+  device::Spawned MakeRoom();
+  Result<void> CheckEntry(const char* what, uint64_t index, uint64_t entry, uint64_t reserved) const;
   Result<void> FindTables();
   Result<void> CheckRights() const;
   device::Task<Result<void>> ClearAutoclear();

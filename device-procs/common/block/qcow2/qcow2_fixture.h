@@ -60,6 +60,7 @@ class Qcow2Disk : public testing::TestWithParam<Variant> {
     OpenOptions options;
     if (GetParam().backing) options.backing = {&base_, base_.bytes.size()};
     options.log = [](const std::string& line) { ADD_FAILURE() << line; };
+    options.store = store_;
     disk_ = std::make_unique<Qcow2Channel>(file_, device::BlockGeometry{.size_bytes = file_.bytes.size()}, offload_,
                                            options);
     OrThrow(file_.Do(disk_->Open()));
@@ -193,6 +194,7 @@ class Qcow2Disk : public testing::TestWithParam<Variant> {
   LateOffload offload_{file_};
   MemoryFile base_;
   std::vector<std::byte> model_;
+  TableStore* store_ = nullptr;
   std::unique_ptr<Qcow2Channel> disk_;
 };
 

@@ -227,7 +227,7 @@ Task<Result<void>> Refcounts::MakeBlock(uint64_t block) {
   Result<void> cleared = co_await ZeroClusters(state_, offset, 1, state_.IsFresh(offset));
   if (!cleared.ok()) co_return cleared;
   Slice* slice = nullptr;
-  while (slice == nullptr || (!slice->dirty && state_.cache->TooDirty())) {
+  while (slice == nullptr || state_.LogFull() || (!slice->dirty && state_.cache->TooDirty())) {
     Result<void> done;
     if (slice == nullptr) {
       done = co_await state_.cache->Load(offset, TableKind::kRefcount);
@@ -237,6 +237,7 @@ Task<Result<void>> Refcounts::MakeBlock(uint64_t block) {
     if (!done.ok()) co_return done;
     slice = state_.cache->Find(offset);
   }
+  // In this order: a successor takes no table for good that counts as free.
   StoreRefcount(slice->bytes.data(), 0, state_.layout().refcount_order, 1);
   state_.cache->MarkDirty(*slice);
   state_.refcounts.Set(block, offset);

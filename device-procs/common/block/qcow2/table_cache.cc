@@ -2,6 +2,7 @@
 #include "device-procs/common/block/qcow2/table_cache.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "device-procs/common/block/block_task.h"
 
@@ -15,11 +16,18 @@ constexpr size_t kMinSlices = 16;
 
 using device::Task;
 
-TableCache::TableCache(device::BlockChannel& file, uint64_t slice_bytes, uint64_t capacity_bytes)
+TableCache::TableCache(device::BlockChannel& file, uint64_t slice_bytes, uint64_t capacity_bytes, TableStore* store)
     : file_(file),
       slice_bytes_(slice_bytes),
-      max_slices_(std::max<size_t>(kMinSlices, capacity_bytes / slice_bytes)),
-      max_dirty_(max_slices_ / 2) {}
+      max_slices_(SlicesOf(slice_bytes, capacity_bytes)),
+      max_dirty_(max_slices_ / 2),
+      store_(store) {
+  if (store_ != nullptr) adopted_.resize(max_slices_);
+}
+
+size_t TableCache::SlicesOf(uint64_t slice_bytes, uint64_t capacity_bytes) {
+  return std::max<size_t>(kMinSlices, capacity_bytes / slice_bytes);
+}
 
 TableCache::~TableCache() = default;
 
@@ -30,11 +38,34 @@ Slice* TableCache::Find(uint64_t offset) {
   return found->second->get();
 }
 
+Slice& TableCache::Add(uint32_t slot) {
+  slices_.push_front(std::make_unique<Slice>());
+  Slice& slice = *slices_.front();
+  if (store_ != nullptr) {
+    slice.slot = slot;
+    slice.bytes = store_->Bytes(slot);
+  } else {
+    slice.own = Buffer(slice_bytes_);
+    slice.bytes = slice.own.span();
+  }
+  return slice;
+}
+
+void TableCache::Adopt(const TableStore::Slot& slot) {
+  Slice& slice = Add(slot.number);
+  slice.offset = slot.offset;
+  slice.kind = slot.kind;
+  slice.dirty = true;
+  ++dirty_;
+  adopted_[slot.number] = true;
+  by_offset_[slot.offset] = slices_.begin();
+}
+
 Slice* TableCache::Free() {
   if (slices_.size() < max_slices_) {
-    slices_.push_front(std::make_unique<Slice>());
-    slices_.front()->bytes = Buffer(slice_bytes_);
-    return slices_.front().get();
+    // The lowest first: what was never used costs no memory.
+    while (store_ != nullptr && adopted_[next_slot_]) ++next_slot_;
+    return &Add(next_slot_++);
   }
   for (auto at = slices_.rbegin(); at != slices_.rend(); ++at) {
     Slice& slice = **at;
@@ -68,7 +99,10 @@ Task<Result<void>> TableCache::Load(uint64_t offset, TableKind kind) {
   slice->kind = kind;
   slice->loading = true;
   by_offset_[offset] = slices_.begin();
-  const int error = co_await device::ReadFrom(file_, offset, slice->bytes.data(), slice_bytes_);
+  // Not into the store: the kernel may end a read only after its process, and there are the successor's bytes then.
+  const Buffer aside = store_ != nullptr ? Buffer(slice_bytes_) : Buffer();
+  const int error = co_await device::ReadFrom(file_, offset, aside ? aside.data() : slice->bytes.data(), slice_bytes_);
+  if (aside) std::memcpy(slice->bytes.data(), aside.data(), slice_bytes_);
   slice->loading = false;
   if (error != 0) {
     // It stays as a free one, at the end of the line.
@@ -86,6 +120,7 @@ void TableCache::MarkDirty(Slice& slice) {
   if (slice.dirty) return;
   slice.dirty = true;
   ++dirty_;
+  if (store_ != nullptr) store_->MarkChanged({slice.slot, slice.offset, slice.kind});
 }
 
 void TableCache::Drop(uint64_t offset, uint64_t size_bytes) {
@@ -96,6 +131,7 @@ void TableCache::Drop(uint64_t offset, uint64_t size_bytes) {
     // What is being read or written belongs to somebody; a cluster is only given away when nobody uses it.
     if (slice.loading || slice.writing) continue;
     if (slice.dirty) --dirty_;
+    if (slice.dirty && store_ != nullptr) store_->MarkSame(slice.slot);
     slice.dirty = false;
     slice.offset = UINT64_MAX;
     slices_.splice(slices_.end(), slices_, found->second);
@@ -120,6 +156,7 @@ void TableCache::Written(const std::vector<Slice*>& slices, bool failed) {
   for (Slice* slice : slices) {
     slice->writing = false;
     if (failed) MarkDirty(*slice);
+    if (!slice->dirty && store_ != nullptr) store_->MarkSame(slice->slot);
   }
   changed_.WakeAll();
 }

@@ -9,15 +9,15 @@
 #include <cstdint>
 #include <list>
 #include <memory>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
 #include "device-procs/common/block/block_image.h"
 #include "device-procs/common/block/qcow2/buffer.h"
+#include "device-procs/common/block/qcow2/table_store.h"
 
 namespace bulkhead::qcow2 {
-
-enum class TableKind : uint8_t { kL2, kRefcount };
 
 struct Slice {
   uint64_t offset = 0;  // in the file
@@ -25,14 +25,20 @@ struct Slice {
   bool loading = false;
   bool dirty = false;    // differs from what the last checkpoint took
   bool writing = false;  // a checkpoint is writing what it took
-  Buffer bytes;
+  std::span<std::byte> bytes;
+
+  uint32_t slot = 0;  // of the store, whose memory its bytes are then
+  Buffer own;         // else
 };
 
 class TableCache {
  public:
-  // Keeps at least a few slices, whatever the capacity.
-  TableCache(device::BlockChannel& file, uint64_t slice_bytes, uint64_t capacity_bytes);
+  // Keeps at least a few slices, whatever the capacity. With a store, which outlives it, they are kept there, as many
+  // as SlicesOf says.
+  TableCache(device::BlockChannel& file, uint64_t slice_bytes, uint64_t capacity_bytes, TableStore* store = nullptr);
   ~TableCache();
+
+  static size_t SlicesOf(uint64_t slice_bytes, uint64_t capacity_bytes);
 
   uint64_t slice_bytes() const { return slice_bytes_; }
   // The slice at this offset, if it is here.
@@ -44,6 +50,8 @@ class TableCache {
   // So much is changed that a checkpoint has to come before more is.
   bool TooDirty() const { return dirty_ >= max_dirty_; }
   void MarkDirty(Slice& slice);
+  // Before anything is read: a slice of the store that a predecessor changed, one for each offset at most.
+  void Adopt(const TableStore::Slot& slot);
   // Forgets what it knows of a range of the file that becomes something else.
   void Drop(uint64_t offset, uint64_t size_bytes);
 
@@ -55,6 +63,7 @@ class TableCache {
  private:
   using List = std::list<std::unique_ptr<Slice>>;
 
+  Slice& Add(uint32_t slot);
   // A slice to read into, or null where all are in use just now.
   Slice* Free();
   // Some will be free when what is under way has ended.
@@ -64,6 +73,9 @@ class TableCache {
   const uint64_t slice_bytes_;
   const size_t max_slices_;
   const size_t max_dirty_;
+  TableStore* const store_;
+  std::vector<bool> adopted_;  // slots
+  uint32_t next_slot_ = 0;     // no slot from here on is in use but adopted ones
   size_t dirty_ = 0;
   List slices_;  // the most recently used first
   std::unordered_map<uint64_t, List::iterator> by_offset_;
