@@ -58,9 +58,10 @@ std::unique_ptr<DeviceModel> Build(DeviceContext& context, QueueServer::Log log)
                            .kick_fds = {},
                            .throttle = ThrottleLimitsOf(settings.getThrottle())};
   for (const OwnFd& kick : function.kicks) options.kick_fds.push_back(kick.get());
-  auto image =
-      std::make_unique<ImageChain>(TakeImages(settings, std::move(context.files)),
-                                   ImageChainOptions{.tables = context.recorder->Tables(), .log = std::move(log)});
+  auto image = std::make_unique<ImageChain>(
+      TakeImages(settings, std::move(context.files)),
+      ImageChainOptions{
+          .tables = context.recorder->Tables(), .successor = context.recorder->taking_over(), .log = std::move(log)});
   return std::make_unique<VirtioPci>(std::make_unique<VirtioBlk>(*context.memory, std::move(image), std::move(options)),
                                      *context.loop, *context.memory, std::move(function), *context.recorder);
 }

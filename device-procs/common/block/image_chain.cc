@@ -44,6 +44,11 @@ class ImageChain::Channel final : public BlockChannel {
 
   // From the bottom up: each needs to know how large what is below it is.
   Task<Result<void>> Open() override {
+    if (image_.options_.successor && !image_.layers_[0]->file->geometry().read_only) {
+      // What the dead process had the disk do past the page cache may not have ended with it: file systems let that
+      // end before they give a file room. There is room for its first bytes.
+      (void)co_await ReserveIn(*files_[0], 0, kProbeBytes);
+    }
     qcow2::Backing below;
     for (size_t i = image_.IsPlain() ? 0 : image_.layers_.size(); i-- != 0;) {
       Result<void> opened = co_await OpenLayer(i, below);

@@ -48,6 +48,8 @@ struct ImageChainOptions {
   qcow2::Purpose purpose = qcow2::Purpose::kUse;
   // A journal's room for the tables of the topmost (Journal::tables), where a successor finds them; empty: none.
   std::span<std::byte> tables = {};
+  // Takes the place of a process that was killed.
+  bool successor = false;
   std::function<void(const std::string&)> log;  // channel's thread; what a request's error does not tell
 };
 
