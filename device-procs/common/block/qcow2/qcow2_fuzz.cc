@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// libFuzzer: a qcow2 file whose author may have written anything anywhere, in use, under repair, and as the subject of
-// jobs; the file's own requests end late, in any order, some with errors. Every request ends once, a file that was
-// refused is not touched, and nothing is asked for where no file can be.
+// libFuzzer: a qcow2 file whose author may have written anything anywhere, in use, under repair, as the subject of
+// jobs, and with the tables that a process left which somebody owned; the file's own requests end late, in any order,
+// some with errors. Every request ends once, a file that was refused is not touched, and nothing is asked for where no
+// file can be.
 #include <list>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "device-procs/common/block/qcow2/check.h"
@@ -139,6 +141,7 @@ class Disk {
     options.purpose = purpose;
     if (!base_.memory.bytes.empty()) options.backing = {&base_, base_.memory.bytes.size()};
     options.log = [](const std::string& line) { Require(!line.empty()); };
+    if (tables_) options.store = &store_.emplace(tables_.span());
     file_.read_only = read_only;
     purpose_ = purpose;
     disk_ = std::make_unique<Qcow2Channel>(
@@ -151,6 +154,31 @@ class Disk {
     return false;
   }
   bool is_open() const { return disk_ != nullptr; }
+  // What a process leaves that uses the disk for a while, is changed by it, and dies.
+  void LeaveTables() {
+    tables_ = Buffer(kJournalTablesBytes);
+    std::memset(tables_.data(), 0, tables_.size());
+    if (!Open(Purpose::kUse, false)) return;
+    for (unsigned left = 1 + input_.Take<uint8_t>() % 4; left != 0; --left) Start(2 + input_.TakeBelow(4));
+    Drain();
+    const uint64_t slice_bytes = disk_->state().cache->slice_bytes();
+    for (unsigned left = input_.Take<uint8_t>() % 8; left != 0; --left) {
+      const auto how = input_.Take<uint8_t>();
+      const uint64_t offset = input_.Take<uint16_t>() * ((how & 1) != 0 ? slice_bytes : 1);
+      if ((how & 2) != 0) {
+        store_->Note({.table = static_cast<TableStore::Table>(how >> 7),
+                      .index = input_.Take<uint8_t>(),
+                      .entry = ((how & 4) != 0 ? kCopied : 0) | offset});
+      } else {
+        store_->MarkChanged({.number = how / 8u,
+                             .offset = offset & ~uint64_t{3},
+                             .kind = (how & 4) != 0 ? TableKind::kRefcount : TableKind::kL2});
+      }
+      const std::span<std::byte> slice = store_->Bytes(how / 8u);
+      if ((how & 64) != 0) StoreBe64(slice.data() + input_.TakeBelow(slice_bytes / 8) * 8, kCopied | offset << 9);
+    }
+    disk_.reset();
+  }
   void Step() {
     const auto what = input_.Take<uint8_t>();
     if (what < 0x60) {
@@ -316,6 +344,8 @@ class Disk {
   WatchedFile base_;
   LateOffload offload_{file_.memory};
   Purpose purpose_ = Purpose::kUse;
+  Buffer tables_;  // of a journal, once somebody leaves some
+  std::optional<TableStore> store_;
   std::unique_ptr<Qcow2Channel> disk_;
   std::list<std::unique_ptr<Request>> requests_;
 };
@@ -328,6 +358,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (!disk.Make()) return 0;
   disk.Spoil();
   const auto how = input.Take<uint8_t>();
+  if ((how & 0x20) != 0) disk.LeaveTables();
   if (!disk.Open(how % 4 == 0 ? Purpose::kCheck : Purpose::kUse, how % 16 >= 14)) return 0;
   while (!input.empty() && disk.is_open()) disk.Step();
   if (disk.is_open()) disk.End();
