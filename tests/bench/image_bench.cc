@@ -18,6 +18,7 @@
 #include "device-procs/common/block/image_chain.h"
 #include "device-procs/common/block/qcow2/buffer.h"
 #include "device-procs/common/block/work_pool.h"
+#include "ipc/journal.h"
 
 namespace {
 
@@ -127,7 +128,9 @@ int Main(int argc, char** argv) {
   load.bytes = std::strtoull(argv[at + 3], nullptr, 10);
   load.step = std::strtoull(argv[at + 4], nullptr, 10);
   load.write = write;
-  ImageChain chain(std::move(files), {});
+  // Where a disk's tables are kept for the process after it.
+  const OwnFd journal = OrThrow(Journal::Make("journal-bench", 0, Journal::Tables::kKept));
+  ImageChain chain(std::move(files), {.tables = OrThrow(Journal::Map(journal.get(), 0)).tables(), .log = {}});
   IoRing ring(256);
   WorkPool helpers(ring, kHelpers);
   const auto channel = chain.OpenChannel(ring, helpers);
