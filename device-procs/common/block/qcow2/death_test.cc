@@ -167,7 +167,7 @@ class Qcow2Death : public Qcow2Disk {
     ASSERT_EQ(kept, content);
   }
   void DieAgainAndAgain(uint32_t log_entries) {
-    constexpr int kRequests = 300;
+    constexpr int kRequests = 200;
     constexpr uint64_t kBetween = 20;
     Begin(log_entries);
     uint64_t until_death = 1;
