@@ -40,6 +40,15 @@ void Kill(DeviceProcess& process, std::mt19937_64& random) {
   ASSERT_EQ(::kill(process.pid(), SIGKILL), 0);
 }
 
+// Nanoseconds from a disk's death to its successor's first answer.
+int64_t KillUnderLoad(DeviceProcess& process, DiskLoad& load, std::mt19937_64& random) {
+  Kill(process, random);
+  const int64_t died_at_ns = MonotonicNow();
+  process.Replace();
+  load.Run(1);
+  return MonotonicNow() - died_at_ns;
+}
+
 TEST(DeviceDeath, ADiskAnswersEachRequestOnce) {
   const unsigned kills = FromEnvironment("BULKHEAD_CHAOS_FAULTS", 100);
   std::mt19937_64 random(FromEnvironment("BULKHEAD_CHAOS_SEED", 1));
@@ -60,11 +69,7 @@ TEST(DeviceDeath, ADiskAnswersEachRequestOnce) {
     DiskLoad load(process, disk, next_value, random);
     for (unsigned i = 0; i < kills && !testing::Test::HasFatalFailure(); ++i) {
       load.Run(20 + static_cast<unsigned>(random() % 40));
-      Kill(process, random);
-      const int64_t died_at_ns = MonotonicNow();
-      process.Replace();
-      load.Run(1);
-      delays_ns.push_back(MonotonicNow() - died_at_ns);
+      delays_ns.push_back(KillUnderLoad(process, load, random));
     }
     load.Settle();
   }
@@ -110,11 +115,7 @@ TEST_P(DiskImageDeath, CostsNothingThatWasWritten) {
       load.Run(20 + static_cast<unsigned>(random() % 200));
       // Or as an upgrade does it.
       if (i % 8 == 7) process.device().pauseRequest().send().wait(process.wait());
-      Kill(process, random);
-      const int64_t died_at_ns = MonotonicNow();
-      process.Replace();
-      load.Run(1);
-      delays_ns.push_back(MonotonicNow() - died_at_ns);
+      delays_ns.push_back(KillUnderLoad(process, load, random));
     }
     load.Settle();
     ASSERT_EQ(::kill(process.pid(), SIGKILL), 0);
