@@ -17,6 +17,10 @@ namespace {
 
 // Before the thread sees to the host's side.
 constexpr unsigned kFramesAtATime = 64;
+// As often the library takes one datagram of each socket, and of a stream what it has, before the guest is told.
+constexpr unsigned kRoundsAtATime = 16;
+// So often it is tried whether a socket has more than one.
+constexpr uint32_t kRoundsUntilTried = 16;
 constexpr int64_t kNsPerMs = 1'000'000;
 // How long nobody is let in when there is no descriptor left.
 constexpr int64_t kFullMs = 100;
@@ -164,20 +168,10 @@ void Stack::Pause() {
   sleep_ms_ = -1;
 }
 
-// Another round of the library begins: which of its sockets it waits for, and how long.
 bool Stack::PrepareToSleep() {
   if (!running_) return true;
-  const auto congested = to_guest_.Congested();
-  if (!congested.ok()) broken_(congested.error());
-  congested_ = *congested;
-  polled_.clear();
-  polled_by_fd_.clear();
-  uint32_t timeout_ms = UINT32_MAX;
-  ::slirp_pollfds_fill(
-      slirp_.get(), &timeout_ms,
-      [](int fd, int events, void* opaque) { return static_cast<Stack*>(opaque)->AddPoll(fd, events); }, this);
-  Watch();
-  int64_t sleep_ms = timeout_ms == UINT32_MAX ? -1 : int64_t{timeout_ms};
+  AskLibrary();
+  int64_t sleep_ms = timeout_ms_ == UINT32_MAX ? -1 : int64_t{timeout_ms_};
   const auto until = [&](int64_t at_ms) {
     const int64_t left_ms = std::max<int64_t>(at_ms - NowMs(), 0);
     if (sleep_ms < 0 || left_ms < sleep_ms) sleep_ms = left_ms;
@@ -188,6 +182,20 @@ bool Stack::PrepareToSleep() {
   if (accepts_at_ms_ != 0) until(accepts_at_ms_);
   sleep_ms_ = static_cast<int>(std::min<int64_t>(sleep_ms, INT32_MAX));
   return !more_frames_ && from_guest_.PrepareToSleep();
+}
+
+// Another round of the library begins: which of its sockets it waits for, and how long.
+void Stack::AskLibrary() {
+  const auto congested = to_guest_.Congested();
+  if (!congested.ok()) broken_(congested.error());
+  congested_ = *congested;
+  polled_.clear();
+  polled_by_fd_.clear();
+  timeout_ms_ = UINT32_MAX;
+  ::slirp_pollfds_fill(
+      slirp_.get(), &timeout_ms_,
+      [](int fd, int events, void* opaque) { return static_cast<Stack*>(opaque)->AddPoll(fd, events); }, this);
+  Watch();
 }
 
 int Stack::AddPoll(int fd, int events) {
@@ -222,7 +230,28 @@ void Stack::Watch() {
 
 void Stack::Drain() {
   if (!running_) return;
-  TakeEvents();
+  ServeSockets();
+  RunTimers();
+  TakeFrames();
+  if (to_guest_.TakeWakeRequest()) SignalEventFd(peer_.get());
+}
+
+// A wake-up costs more than a look whether the sockets have more for it; where they seldom do, it is seldom looked.
+void Stack::ServeSockets() {
+  if (!Round()) return;
+  if (!gathers_ && ++single_rounds_ % kRoundsUntilTried != 0) return;
+  unsigned rounds = 1;
+  while (rounds < kRoundsAtATime) {
+    AskLibrary();
+    if (!Round()) break;
+    ++rounds;
+  }
+  gathers_ = rounds > 1;
+}
+
+// One round of the library, which begins with AskLibrary; true if its sockets had something.
+bool Stack::Round() {
+  const bool any = TakeEvents();
   if (accepts_at_ms_ != 0 && NowMs() >= accepts_at_ms_) accepts_at_ms_ = 0;
   ::slirp_pollfds_poll(
       slirp_.get(), 0,
@@ -234,18 +263,17 @@ void Stack::Drain() {
       },
       this);
   if (calls_.TakeOutOfDescriptors()) accepts_at_ms_ = NowMs() + kFullMs;
-  RunTimers();
-  TakeFrames();
-  if (to_guest_.TakeWakeRequest()) SignalEventFd(peer_.get());
+  return any;
 }
 
-void Stack::TakeEvents() {
+bool Stack::TakeEvents() {
   std::array<epoll_event, 64> events;
   const int count = ::epoll_wait(epoll_.get(), events.data(), events.size(), 0);
   for (int i = 0; i < count; ++i) {
     const auto polled = polled_by_fd_.find(events[i].data.fd);
     if (polled != polled_by_fd_.end()) polled_[polled->second].seen = events[i].events;
   }
+  return count > 0;
 }
 
 void Stack::RunTimers() {

@@ -49,7 +49,10 @@ class Stack final : private device::Poller {
   void AddForwards(control::UserNet::Reader settings);
   int AddPoll(int fd, int events);
   void Watch();
-  void TakeEvents();
+  void AskLibrary();
+  void ServeSockets();
+  bool Round();
+  bool TakeEvents();
   void RunTimers();
   void TakeFrames();
   void SendFrame(const void* frame, size_t bytes);
@@ -75,10 +78,13 @@ class Stack final : private device::Poller {
   std::map<int, size_t> polled_by_fd_;
   std::vector<std::unique_ptr<Timer>> timers_;
   int sleep_ms_ = -1;
-  int64_t accepts_at_ms_ = 0;  // no connection is looked for before
+  uint32_t timeout_ms_ = UINT32_MAX;  // the library's own
+  int64_t accepts_at_ms_ = 0;         // no connection is looked for before
   bool running_ = false;
   bool congested_ = false;
   bool more_frames_ = false;
+  bool gathers_ = false;  // what the sockets have, before the guest is told of it
+  uint32_t single_rounds_ = 0;
   std::unique_ptr<Slirp, Library> slirp_;
 };
 
