@@ -20,6 +20,8 @@ REPEATS = 4
 ACCESSES = {"pio-read": "read of a port", "mmio-read": "read of a register"}
 DISK_LOADS = [("disk request", 300, 1, 4096, 4096)]
 NET_LOADS = [("frame there and back", "echo", 60, 300, 1)]
+MANY_FRAMES = [("frame there and back, 32 at a time", "echo", 60, 1000, 32), ("frame received", "receive", 60, 1500, 0),
+               ("large frame received", "receive", 1472, 1500, 0), ("frame sent", "send", 60, 1500, 0)]
 
 
 class Costs:
@@ -76,17 +78,23 @@ class Costs:
         self.note_least([(name, count, counts) for (name, count, *_), (_, counts) in zip(loads, taken)])
 
     def net(self):
+        self.note_least(self.frames("tap", NET_LOADS * REPEATS))
+
+    def traffic(self):
+        """By whom much of it is done when depends on the machine."""
+        for wire in ("tap", "user"):
+            for name, count, counts in self.frames(wire, MANY_FRAMES):
+                self.note(f"{wire}: {name}", counts, count)
+
+    def frames(self, wire, loads):
         guest = NetGuest(self.build, self.work)
         self.counted(guest.guest)
-        loads = NET_LOADS * REPEATS
-        taken = guest.run("bulkhead", "tap", loads)
-        self.note_least([(name, count, counts) for (name, _, _, count, _), (_, counts) in zip(loads, taken)])
+        taken = guest.run("bulkhead", wire, loads)
+        return [(name, count, counts) for (name, _, _, count, _), (_, counts) in zip(loads, taken)]
 
-    PARTS = {"start": start, "exits": exits, "disk": disk, "net": net}
-
-    def measure(self, parts=tuple(PARTS)):
+    def measure(self, *parts):
         try:
             for part in parts:
-                self.PARTS[part](self)
+                part(self)
         finally:
             self.counter.close()
