@@ -46,9 +46,8 @@ void SetCapabilities(uint64_t set) {
 }
 
 void DropBoundingSet(uint64_t but) {
-  for (unsigned capability = 0;; ++capability) {
-    if ((but & MaskOf(capability)) != 0) continue;
-    if (::prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0) continue;
+  for (unsigned capability = 0; capability < 64; ++capability) {
+    if ((but & MaskOf(capability)) != 0 || ::prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0) continue;
     if (errno == EINVAL && capability != 0) return;  // the kernel knows no more
     ThrowErrno("drop the bounding capabilities");
   }
