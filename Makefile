@@ -43,7 +43,8 @@ LINK := -pie $(LINK_HARDENING) -pthread -fsanitize=$(SANITIZERS) -fno-sanitize=v
 DYNAMIC_LINK := $(LINK)
 endif
 RPC_LIBS := -lcapnp-rpc -lcapnp -lkj-async -lkj
-CHILD_LIBS := $(RPC_LIBS) -lseccomp -lcap-ng
+CHILD_LIBS := $(RPC_LIBS) -lseccomp
+LAUNCHER_LIBS := $(CHILD_LIBS) -lcap-ng
 BLOCK_LIBS := -luring -lz -lzstd
 SLIRP_LIBS := -Wl,-Bstatic $(CHILD_LIBS) -Wl,-Bdynamic -lslirp -lglib-2.0
 
@@ -123,7 +124,7 @@ COMMON_OBJ := $(call objects,$(COMMON_SRC)) $(call schema_objects,device-procs/c
 BLOCK_OBJ := $(call objects,$(BLOCK_SRC))
 
 $(BUILD)/bulkhead: $(call objects,$(LAUNCHER_SRC)) $(IPC_OBJ)
-	$(call link,$(CHILD_LIBS))
+	$(call link,$(LAUNCHER_LIBS))
 $(BUILD)/libexec/bulkhead-broker: $(call objects,$(BROKER_SRC)) $(IPC_OBJ) \
   $(filter %_settings.capnp.o,$(SCHEMA_OBJECTS))
 	$(call link,$(CHILD_LIBS))
@@ -152,7 +153,7 @@ include tests/fuzz/fuzz.mk
 # Unit tests: every object but the entries, in one program.
 UNIT_OBJ := $(call objects,$(filter-out %/main.cc,$(ALL_SRC)) $(TEST_SRC)) $(SCHEMA_OBJECTS)
 $(BUILD)/tests/unit: $(UNIT_OBJ)
-	$(call link,-lgtest_main -lgtest $(CHILD_LIBS) $(BLOCK_LIBS))
+	$(call link,-lgtest_main -lgtest $(LAUNCHER_LIBS) $(BLOCK_LIBS))
 PROCESS_TEST_SRC := $(wildcard tests/process/*.cc)
 # Started as the broker starts them, spoken to as the runner does.
 DEVICE_DRIVER_OBJ := $(call objects,$(filter-out broker/main.cc,$(BROKER_SRC)) vcpu-runner/device_channel.cc) \
