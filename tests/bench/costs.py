@@ -14,12 +14,14 @@ from vm import memory_of
 # Its requests are done when the call that makes them returns: any other disk's, when the machine around this one gets to it.
 RAM_DISK = "/dev/ram0"
 SETTLE_S, IDLE_S = 3, 3  # by then each process has forgotten what only its start needed (ipc/start_up_memory.h)
-EXITS = 1000
-REPEATS = 4
+# Each load ends with a line on the console, whose characters are carried one by one or together: up to 200 system calls.
+# There are so many accesses, requests and frames that it does not matter.
+EXITS = 5000
+REPEATS = 3
 # Of posted writes, and of many requests at a time, all depends on who finds the processor when.
 ACCESSES = {"pio-read": "read of a port", "mmio-read": "read of a register"}
-DISK_LOADS = [("disk request", 300, 1, 4096, 4096)]
-NET_LOADS = [("frame there and back", "echo", 60, 300, 1)]
+DISK_LOADS = [("disk request", 3000, 1, 4096, 4096)]
+NET_LOADS = [("frame there and back", "echo", 60, 1500, 1)]
 MANY_FRAMES = [("frame there and back, 32 at a time", "echo", 60, 1000, 32), ("frame received", "receive", 60, 1500, 0),
                ("large frame received", "receive", 1472, 1500, 0), ("frame sent", "send", 60, 1500, 0)]
 
