@@ -53,7 +53,7 @@ SLIRP_FLAGS = $(shell pkg-config --cflags slirp)
 # Sources. A file's folder says which executable it belongs to; main.cc is its entry.
 sources = $(filter-out %_test.cc %_fuzz.cc,$(wildcard $(addsuffix /*.cc,$(1))))
 objects = $(patsubst %.cc,$(BUILD)/obj/%.o,$(1))
-SCHEMAS := $(wildcard ipc/*.capnp device-procs/*/*.capnp)
+SCHEMAS := $(wildcard ipc/*.capnp broker/*.capnp device-procs/*/*.capnp)
 SCHEMA_HEADERS := $(SCHEMAS:%=$(GEN)/%.h)
 SCHEMA_OBJECTS := $(SCHEMAS:%=$(BUILD)/obj/gen/%.o)
 schema_objects = $(patsubst %,$(BUILD)/obj/gen/%.o,$(wildcard $(addsuffix /*.capnp,$(1))))
@@ -67,7 +67,7 @@ BLOCK_DEVICES := disk img
 # User-mode networking: Debian has libslirp as a shared library only, so this one executable is dynamic. Its libraries are
 # there when it starts, before it enters its empty root. Its file that defines calls of the C library is no one else's.
 SLIRP_SRC := $(call sources,device-procs/usernet/slirp)
-BROKER_SRC := $(call sources,broker broker/plans) broker/spawner/protocol.cc
+BROKER_SRC := $(call sources,broker broker/plans)
 SPAWNER_SRC := $(call sources,broker/spawner) broker/spawn.cc broker/violations.cc
 LAUNCHER_SRC := $(call sources,broker/launcher)
 RUNNER_SRC := $(call sources,vcpu-runner vcpu-runner/boot vcpu-runner/kvm)
@@ -89,6 +89,7 @@ $(GEN)/%.capnp.h $(GEN)/%.capnp.c++: %.capnp
 	@echo "  CAPNP   $<"
 	@capnp compile -oc++:$(GEN) --src-prefix=. -I. $<
 $(GEN)/ipc/broker.capnp.h: ipc/control.capnp
+$(GEN)/broker/vm_record.capnp.h: ipc/control.capnp ipc/broker.capnp
 $(GEN)/device-procs/disk/disk_settings.capnp.h $(GEN)/device-procs/net/net_settings.capnp.h: ipc/control.capnp
 
 $(GEN)/vcpu-runner/boot/dsdt_aml.h: vcpu-runner/boot/dsdt.asl
@@ -125,7 +126,7 @@ BLOCK_OBJ := $(call objects,$(BLOCK_SRC))
 
 $(BUILD)/bulkhead: $(call objects,$(LAUNCHER_SRC)) $(IPC_OBJ)
 	$(call link,$(LAUNCHER_LIBS))
-$(BUILD)/libexec/bulkhead-broker: $(call objects,$(BROKER_SRC)) $(IPC_OBJ) \
+$(BUILD)/libexec/bulkhead-broker: $(call objects,$(BROKER_SRC)) $(call schema_objects,broker) $(IPC_OBJ) \
   $(filter %_settings.capnp.o,$(SCHEMA_OBJECTS))
 	$(call link,$(CHILD_LIBS))
 $(BUILD)/libexec/bulkhead-spawner: $(call objects,$(SPAWNER_SRC)) $(IPC_OBJ)

@@ -117,7 +117,24 @@ VmCgroup::VmCgroup(const CgroupPlan& plan, Result<CgroupPlace> place) {
   if (plan.asked_for && !tree_) throw FatalError("--limit: " + missing_);
 }
 
+VmCgroup::VmCgroup(const CgroupPlan& plan, const std::string& name, std::vector<OwnFd> kept) {
+  if (kept.size() < 2) return;
+  tree_ = std::make_unique<Tree>();
+  tree_->parent = std::move(kept[0]);
+  tree_->directory = std::move(kept[1]);
+  if (kept.size() > 2) tree_->kill = std::move(kept[2]);
+  tree_->name = name;
+  for (const CgroupLeaf& leaf : plan.leaves) tree_->leaves.push_back(leaf.name);
+}
+
 VmCgroup::~VmCgroup() { Remove(); }
+
+std::vector<int> VmCgroup::Share() const {
+  if (!tree_) return {};
+  std::vector<int> fds{tree_->parent.get(), tree_->directory.get()};
+  if (tree_->kill.valid()) fds.push_back(tree_->kill.get());
+  return fds;
+}
 
 void VmCgroup::Remove() {
   if (tree_) Remove(*tree_);

@@ -18,6 +18,9 @@ class VmCgroup {
   // Where the host has no such cgroups there are none, and missing() says why. Throws FatalError where the user asked
   // for a limit that so cannot be.
   VmCgroup(const CgroupPlan& plan, Result<CgroupPlace> place);
+  // One that another broker made, of the plan: with its directory's name and what Share gave of it; empty: there is
+  // none.
+  VmCgroup(const CgroupPlan& plan, const std::string& name, std::vector<OwnFd> kept);
   ~VmCgroup();
   VmCgroup(const VmCgroup&) = delete;
   VmCgroup& operator=(const VmCgroup&) = delete;
@@ -28,6 +31,9 @@ class VmCgroup {
   OwnFd OpenLeaf(const std::string& process) const;
   // Where the VM's own directory is, for the right to remove it; -1: nowhere.
   int parent() const { return tree_ ? tree_->parent.get() : -1; }
+  // What another broker needs of it: no descriptors if there is none.
+  std::vector<int> Share() const;
+  std::string name() const { return tree_ ? tree_->name : ""; }
   // Kills what is left in it and removes it; the VM cannot go on.
   void Remove();
 

@@ -31,15 +31,30 @@ std::string ChildTitle(const std::string& vm, const std::string& name) { return 
 
 namespace {
 
+ProcessEnd Reap(int pidfd) {
+  siginfo_t info{};
+  ::waitid(P_PIDFD, static_cast<id_t>(pidfd), &info, WEXITED);
+  return {info.si_code, info.si_status};
+}
+
+// A child of this process's own.
 Newborn Bear(const std::string& executable, const std::string& title, const Birthplace& place) {
-  Newborn born{.process = SpawnChild(executable, title, place), .reports_violations = false, .take_listener = {}};
+  Newborn born{.process = SpawnChild(executable, title, place),
+               .reports_violations = false,
+               .listener = {},
+               .take_listener = {},
+               .reap = {}};
   born.reports_violations = CanWatchViolations(born.process.pidfd);
-  born.take_listener = [](const OwnFd& pidfd, int listener) -> kj::Promise<OwnFd> {
+  const int pidfd = born.process.pidfd.get();
+  born.take_listener = [pidfd](int listener) -> kj::Promise<OwnFd> {
     auto taken = ViolationWatch::TakeListener(pidfd, listener);
     if (!taken.ok()) return Failure(taken.error().message);
     return *std::move(taken);
   };
+  born.reap = [pidfd] { return Reap(pidfd); };
   SetNonBlocking(born.process.log.get());
+  // It ends with this process.
+  born.process.spare.Close();
   return born;
 }
 
@@ -47,7 +62,9 @@ Newborn Bear(const std::string& executable, const std::string& title, const Birt
 
 Child::Child(kj::AsyncIoContext& io, const std::string& executable, const std::string& vm, const std::string& name,
              capnp::Capability::Client host, const Birthplace& place)
-    : Child(io, Bear(executable, ChildTitle(vm, name), place), vm, name, kj::mv(host)) {}
+    : Child(io, Bear(executable, ChildTitle(vm, name), place), vm, name, kj::mv(host)) {
+  own_child_ = true;
+}
 
 Child::Child(kj::AsyncIoContext& io, Newborn born, const std::string& vm, const std::string& name,
              capnp::Capability::Client host)
@@ -62,8 +79,11 @@ Child::Child(kj::AsyncIoContext& io, Newborn born, const std::string& vm, const 
       hang_up_task_(nullptr),
       log_task_(nullptr),
       reports_violations_(born.reports_violations),
+      listener_(std::move(born.listener)),
       take_listener_(std::move(born.take_listener)),
-      violation_task_(nullptr) {
+      reap_(std::move(born.reap)),
+      violation_task_(nullptr),
+      death_line_(AwaitDeath().fork()) {
   // One that broke the connection, or closed it, is of no more use. Before it was ready it may be about to say why.
   hang_up_task_ = connection_->OnDisconnect()
                       .then([this]() -> kj::Promise<void> {
@@ -76,18 +96,22 @@ Child::Child(kj::AsyncIoContext& io, Newborn born, const std::string& vm, const 
 }
 
 Child::~Child() {
-  if (reaped_) return;
+  if (ended_) return;
   Kill();
-  siginfo_t info;
-  ::waitid(P_PIDFD, static_cast<id_t>(process_.pidfd.get()), &info, WEXITED);
+  // Another's child is for that to reap.
+  if (own_child_) Reap(process_.pidfd.get());
 }
 
 kj::Promise<void> Child::SetReady(int violations) {
   ready_ = true;
   if (!reports_violations_) return kj::READY_NOW;
-  return taking_.wrap(take_listener_(process_.pidfd, violations).then([this](OwnFd listener) {
-    WatchViolations(std::move(listener));
-  }));
+  return taking_.wrap(
+      take_listener_(violations).then([this](OwnFd listener) { WatchViolations(std::move(listener)); }));
+}
+
+void Child::SetReadyBefore() {
+  ready_ = true;
+  if (listener_.valid()) WatchViolations(std::move(listener_));
 }
 
 void Child::WatchViolations(OwnFd listener) {
@@ -101,34 +125,30 @@ void Child::WatchViolations(OwnFd listener) {
 }
 
 void Child::Kill() {
-  if (!reaped_) ::syscall(SYS_pidfd_send_signal, process_.pidfd.get(), SIGKILL, nullptr, 0);
+  if (!ended_) ::syscall(SYS_pidfd_send_signal, process_.pidfd.get(), SIGKILL, nullptr, 0);
 }
 
-kj::Promise<std::string> Child::WhenDead() {
-  return death_.whenBecomesReadable().then([this] { return DescribeDeath(); });
+kj::Promise<std::string> Child::AwaitDeath() {
+  return death_.whenBecomesReadable()
+      .then([this] { return reap_(); })
+      .catch_([](kj::Exception&&) { return ProcessEnd(); })
+      .then([this](ProcessEnd end) { return DescribeDeath(end); });
 }
 
-bool Child::WasStopped() {
-  if (reaped_) return false;
-  siginfo_t info{};
-  return ::waitid(P_PIDFD, static_cast<id_t>(process_.pidfd.get()), &info, WSTOPPED | WNOHANG) == 0 && info.si_pid != 0;
-}
-
-std::string Child::DescribeDeath() {
+std::string Child::DescribeDeath(const ProcessEnd& end) {
   // What it wrote last may still be in the pipe.
   std::array<char, 4096> bytes;
   ssize_t count;
   while ((count = ::read(process_.log.get(), bytes.data(), bytes.size())) > 0) {
     TakeLog({bytes.data(), static_cast<size_t>(count)});
   }
-  siginfo_t info{};
-  ::waitid(P_PIDFD, static_cast<id_t>(process_.pidfd.get()), &info, WEXITED);
-  reaped_ = true;
+  ended_ = true;
   if (!ready_ && !last_line_.empty()) return name_ + ": " + last_line_;
   if (!violation_.empty()) return name_ + " was killed by its sandbox: it made the forbidden system call " + violation_;
-  if (info.si_code == CLD_EXITED) return name_ + " ended with status " + std::to_string(info.si_status);
-  if (info.si_status == SIGSYS) return name_ + " was killed by its sandbox (a forbidden system call)";
-  return name_ + " was killed by signal " + std::to_string(info.si_status) + " (" + ::strsignal(info.si_status) + ")";
+  if (end.code == 0) return name_ + " has ended, and so has the spawner, which would know how";
+  if (end.code == CLD_EXITED) return name_ + " ended with status " + std::to_string(end.status);
+  if (end.status == SIGSYS) return name_ + " was killed by its sandbox (a forbidden system call)";
+  return name_ + " was killed by signal " + std::to_string(end.status) + " (" + ::strsignal(end.status) + ")";
 }
 
 kj::Promise<void> Child::ReadLog() {

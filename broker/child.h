@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One supervised child process: its connection, its log, its death. Broker, main thread. All that comes from a child
-// is hostile: its log is cut to lines, stripped of control characters and limited in rate.
+// One supervised process: its connection, its log, its death. It is the spawner's child, or this process's own where it
+// is no VM's. Broker, main thread. All that comes from it is hostile: its log is cut to lines, stripped of control
+// characters and limited in rate.
 #pragma once
 
 #include <kj/async-unix.h>
@@ -19,11 +20,19 @@ namespace bulkhead::broker {
 // The title of a VM's process in process lists.
 std::string ChildTitle(const std::string& vm, const std::string& name);
 
-// A process that has just been started, and how to take its system call filter's listener.
+// How a process ended: siginfo_t's si_code and si_status.
+struct ProcessEnd {
+  int code = 0;
+  int status = 0;
+};
+
+// A process that somebody else has started, and will tell of.
 struct Newborn {
   ChildProcess process;
   bool reports_violations = false;
-  std::function<kj::Promise<OwnFd>(const OwnFd& pidfd, int listener)> take_listener;
+  OwnFd listener;  // of its system call filter, if another broker had taken that
+  std::function<kj::Promise<OwnFd>(int listener)> take_listener;
+  std::function<kj::Promise<ProcessEnd>()> reap;  // of one that has ended
 };
 
 class Child {
@@ -35,12 +44,14 @@ class Child {
   // The same with one that somebody else has started.
   Child(kj::AsyncIoContext& io, Newborn born, const std::string& vm, const std::string& name,
         capnp::Capability::Client host);
-  ~Child();  // kills and reaps it
+  ~Child();  // kills it, and waits for the end of this process's own child
 
   // Resolves when the process has ended, with a line that says how.
-  kj::Promise<std::string> WhenDead();
+  kj::Promise<std::string> WhenDead() { return death_line_.addBranch(); }
   // Locked down. `violations` is what the child says of its filter's listener (control.capnp, SandboxReport).
   kj::Promise<void> SetReady(int violations);
+  // The same of one that has been so for another broker.
+  void SetReadyBefore();
   // Whether its violations are to be reported, and so will be.
   bool reports_violations() const { return reports_violations_; }
   void Kill();
@@ -49,10 +60,8 @@ class Child {
     hang_up_task_ = nullptr;
     connection_.reset();
   }
-  // Whether a signal has stopped it (SIGSTOP): it may go on, or never. Once for each time.
-  bool WasStopped();
 
-  bool ended() const { return reaped_; }
+  bool ended() const { return ended_; }
   pid_t pid() const { return process_.pid; }
   const std::string& name() const { return name_; }
 
@@ -61,7 +70,8 @@ class Child {
   kj::Promise<void> ReadLog();
   void TakeLog(std::string_view bytes);
   void PrintLine();
-  std::string DescribeDeath();
+  kj::Promise<std::string> AwaitDeath();
+  std::string DescribeDeath(const ProcessEnd& end);
 
   kj::AsyncIoContext& io_;
   std::string vm_;
@@ -73,7 +83,9 @@ class Child {
   kj::Promise<void> hang_up_task_;  // goes before the connection
   kj::Promise<void> log_task_;
   const bool reports_violations_;
-  const std::function<kj::Promise<OwnFd>(const OwnFd&, int)> take_listener_;
+  OwnFd listener_;  // until it is watched
+  const std::function<kj::Promise<OwnFd>(int)> take_listener_;
+  const std::function<kj::Promise<ProcessEnd>()> reap_;
   kj::Canceler taking_;  // of the listener
   std::optional<ViolationWatch> violations_;
   kj::Promise<void> violation_task_;
@@ -81,9 +93,11 @@ class Child {
   std::string line_;
   std::string last_line_;
   bool ready_ = false;
-  bool reaped_ = false;
+  bool ended_ = false;
+  bool own_child_ = false;
   int64_t log_second_ = 0;
   int log_lines_ = 0;
+  kj::ForkedPromise<std::string> death_line_;
 };
 
 }  // namespace bulkhead::broker

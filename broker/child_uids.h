@@ -25,6 +25,8 @@ class ChildUids {
 
   // An id that is this broker's until it ends; none where they are shared.
   std::optional<uint32_t> Take();
+  // Where they are locked, for as long as somebody has it open; invalid: nowhere.
+  const OwnFd& file() const { return file_; }
   // Why processes share one id, in one line; empty: they do not.
   const std::string& missing() const { return missing_; }
 

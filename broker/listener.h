@@ -15,6 +15,8 @@ class Listener {
   // Calls `accepted` with each connection whose peer runs as this process's user or as root.
   Listener(kj::UnixEventPort& port, OwnFd socket, std::function<void(OwnFd)> accepted);
 
+  int socket() const { return socket_.get(); }
+
  private:
   kj::Promise<void> Accept();
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // bulkhead-broker: the privileged process of one VM. It is started by the launcher with a connection on descriptor 3,
-// does what that asks once (run a VM, or probe the host), and ends with that connection.
+// does what that asks once (run a VM, take over one that runs, or probe the host), and ends with that connection.
 #include <signal.h>
 #include <unistd.h>
 
@@ -27,34 +27,39 @@ class BrokerServer final : public control::Broker::Server {
   using CreateVmContext = control::Broker::Server::CreateVmContext;
   using ProbeContext = control::Broker::Server::ProbeContext;
   using OpenImagesContext = control::Broker::Server::OpenImagesContext;
+  using TakeOverVmContext = control::Broker::Server::TakeOverVmContext;
   struct Wanted {
     kj::Maybe<CreateVmContext> create_vm;
     kj::Maybe<ProbeContext> probe;
     kj::Maybe<OpenImagesContext> open_images;
+    kj::Maybe<TakeOverVmContext> take_over_vm;
     kj::Own<kj::PromiseFulfiller<void>> done;
   };
   explicit BrokerServer(kj::Own<kj::PromiseFulfiller<Wanted>> wanted) : wanted_(kj::mv(wanted)) {}
 
   kj::Promise<void> createVm(CreateVmContext context) override {
-    auto done = Begin();
-    wanted_->fulfill({.create_vm = context, .probe = nullptr, .open_images = nullptr, .done = kj::mv(done.fulfiller)});
-    return kj::mv(done.promise);
+    return Want([&](Wanted& wanted) { wanted.create_vm = context; });
   }
   kj::Promise<void> probe(ProbeContext context) override {
-    auto done = Begin();
-    wanted_->fulfill({.create_vm = nullptr, .probe = context, .open_images = nullptr, .done = kj::mv(done.fulfiller)});
-    return kj::mv(done.promise);
+    return Want([&](Wanted& wanted) { wanted.probe = context; });
   }
   kj::Promise<void> openImages(OpenImagesContext context) override {
-    auto done = Begin();
-    wanted_->fulfill({.create_vm = nullptr, .probe = nullptr, .open_images = context, .done = kj::mv(done.fulfiller)});
-    return kj::mv(done.promise);
+    return Want([&](Wanted& wanted) { wanted.open_images = context; });
+  }
+  kj::Promise<void> takeOverVm(TakeOverVmContext context) override {
+    return Want([&](Wanted& wanted) { wanted.take_over_vm = context; });
   }
 
  private:
-  kj::PromiseFulfillerPair<void> Begin() {
+  template <typename Fill>
+  kj::Promise<void> Want(Fill fill) {
     if (std::exchange(used_, true)) throw Failure("this broker is in use");
-    return kj::newPromiseAndFulfiller<void>();
+    auto done = kj::newPromiseAndFulfiller<void>();
+    Wanted wanted;
+    fill(wanted);
+    wanted.done = kj::mv(done.fulfiller);
+    wanted_->fulfill(kj::mv(wanted));
+    return kj::mv(done.promise);
   }
 
   kj::Own<kj::PromiseFulfiller<Wanted>> wanted_;
@@ -63,8 +68,21 @@ class BrokerServer final : public control::Broker::Server {
 
 std::string HelpersDirectory() { return std::filesystem::read_symlink("/proc/self/exe").parent_path(); }
 
-// Returns when the VM has ended and its end has been told, or when it could not be started.
-void RunVm(kj::AsyncIoContext& io, BrokerServer::CreateVmContext context, kj::PromiseFulfiller<void>& done,
+void FillResults(VmService& service, control::Broker::CreateVmResults::Builder results) {
+  results.setVm(service.MakeControl());
+  auto missing = results.initMissingWalls(static_cast<unsigned>(service.missing_walls().size()));
+  for (unsigned i = 0; i < missing.size(); ++i) missing.set(i, service.missing_walls()[i]);
+  results.setSpawner(ShareFile(service.spawner_socket().get()));
+}
+
+void FillResults(VmService& service, control::Broker::TakeOverVmResults::Builder results) {
+  results.setVm(service.MakeControl());
+}
+
+// Returns when the VM has ended and its end has been told, or when it could not be started or taken over, which is
+// what `prepare` does.
+template <typename Context, typename Prepare>
+void RunVm(kj::AsyncIoContext& io, Context context, Prepare prepare, kj::PromiseFulfiller<void>& done,
            RpcConnection& launcher, bool& starting, VmService*& starting_vm) {
   std::optional<VmService> service;
   try {
@@ -72,7 +90,7 @@ void RunVm(kj::AsyncIoContext& io, BrokerServer::CreateVmContext context, kj::Pr
     context.releaseParams();
     service.emplace(io, HelpersDirectory(), std::move(settings));
     starting_vm = &*service;
-    service->Prepare();
+    prepare(*service);
   } catch (const FatalError& error) {
     done.reject(Failure(error.what()));
   } catch (const kj::Exception& error) {
@@ -80,10 +98,7 @@ void RunVm(kj::AsyncIoContext& io, BrokerServer::CreateVmContext context, kj::Pr
   }
   starting = false;
   if (!service || !service->prepared()) return;
-  auto results = context.getResults();
-  results.setVm(service->MakeControl());
-  auto missing = results.initMissingWalls(static_cast<unsigned>(service->missing_walls().size()));
-  for (unsigned i = 0; i < missing.size(); ++i) missing.set(i, service->missing_walls()[i]);
+  FillResults(*service, context.getResults());
   done.fulfill();
   auto gone = launcher.OnDisconnect().then([&] { service->Kill(); }).eagerlyEvaluate(nullptr);
   StartUpMemory start_up(io.provider->getTimer());
@@ -117,8 +132,8 @@ void Serve(kj::AsyncIoContext& io) {
   auto wanted = kj::newPromiseAndFulfiller<BrokerServer::Wanted>();
   RpcConnection launcher(*io.lowLevelProvider, OwnFd(kControlFd), kj::heap<BrokerServer>(kj::mv(wanted.fulfiller)),
                          Descriptors::kTaken);
-  // Without its launcher a VM has no user. Until the VM runs everything ends on the spot: the children die with this
-  // process (PR_SET_PDEATHSIG), at the latest.
+  // Without its launcher a VM has no user. Until the VM runs everything ends on the spot: its processes die with the
+  // spawner (PR_SET_PDEATHSIG), at the latest, and that with the last end of its socket.
   bool starting = true;
   VmService* starting_vm = nullptr;
   auto gone = launcher.OnDisconnect()
@@ -130,7 +145,13 @@ void Serve(kj::AsyncIoContext& io) {
                   .eagerlyEvaluate(nullptr);
   auto request = wanted.promise.wait(io.waitScope);
   KJ_IF_MAYBE (context, request.create_vm) {
-    RunVm(io, *context, *request.done, launcher, starting, starting_vm);
+    const auto prepare = [](VmService& service) { service.Prepare(); };
+    RunVm(io, *context, prepare, *request.done, launcher, starting, starting_vm);
+  }
+  KJ_IF_MAYBE (context, request.take_over_vm) {
+    OwnFd spawner = TakeFile(context->getParams().getSpawner(), io.waitScope);
+    const auto take_over = [&](VmService& service) { service.TakeOver(std::move(spawner)); };
+    RunVm(io, *context, take_over, *request.done, launcher, starting, starting_vm);
   }
   KJ_IF_MAYBE (context, request.probe) {
     Probe(io, HelpersDirectory(), context->getResults().initReport());

@@ -14,12 +14,13 @@
 
 #include <array>
 
+#include "ipc/broker_link.h"
 #include "ipc/rpc.h"
 
 namespace bulkhead::broker {
 namespace {
 
-constexpr int kExecFd = 4;
+constexpr int kExecFd = kSpareFd + 1;
 constexpr uint64_t kNamespaces = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS;
 
 std::pair<OwnFd, OwnFd> MakePipe() {
@@ -29,7 +30,8 @@ std::pair<OwnFd, OwnFd> MakePipe() {
 }
 
 // Between clone and exec: only async-signal-safe calls; a failed step ends the child with its number.
-[[noreturn]] void ExecChild(int go_fd, int null_fd, int log_fd, int control_fd, int exec_fd, char* title) {
+[[noreturn]] void ExecChild(int go_fd, int null_fd, int log_fd, int control_fd, int spare_fd, int exec_fd,
+                            char* title) {
   // The parent has written the id maps when it says go; end of file means that it failed.
   char go;
   if (::read(go_fd, &go, 1) != 1) ::_exit(120);
@@ -42,7 +44,7 @@ std::pair<OwnFd, OwnFd> MakePipe() {
   if (::unshare(CLONE_NEWCGROUP) != 0) ::_exit(119);
 
   // First to numbers above all those that are given away, then to the numbers the child knows.
-  std::array<int, 5> sources{null_fd, null_fd, log_fd, control_fd, exec_fd};
+  std::array<int, 6> sources{null_fd, null_fd, log_fd, control_fd, spare_fd, exec_fd};
   for (int& source : sources) {
     source = ::fcntl(source, F_DUPFD_CLOEXEC, static_cast<int>(sources.size()));
     if (source < 0) ::_exit(124);
@@ -102,27 +104,23 @@ OwnFd OpenProgram(const std::string& executable) {
 }
 
 ChildProcess SpawnChild(const std::string& executable, const std::string& title, const Birthplace& place) {
-  return SpawnProgram(OpenProgram(executable), title, place, ParentIs::kSelf);
+  return SpawnProgram(OpenProgram(executable), title, place);
 }
 
-ChildProcess SpawnProgram(const OwnFd& program, const std::string& title, const Birthplace& place, ParentIs parent) {
+ChildProcess SpawnProgram(const OwnFd& program, const std::string& title, const Birthplace& place) {
   OwnFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
   if (!null.valid()) ThrowErrno("open /dev/null");
   auto [log_read, log_write] = MakePipe();
   auto [go_read, go_write] = MakePipe();
   auto [ours, theirs] = MakeSocketPair();
+  auto [spare, their_spare] = MakeSpareSockets();
   std::string argument = title;
 
   int pidfd = -1;
   clone_args clone{};
   clone.flags = kNamespaces | (place.keeps_network ? 0 : CLONE_NEWNET) | CLONE_PIDFD;
   clone.pidfd = reinterpret_cast<uint64_t>(&pidfd);
-  // The child of one's parent has the same signal as oneself, and may not be given another (clone(2)).
-  if (parent == ParentIs::kParent) {
-    clone.flags |= CLONE_PARENT;
-  } else {
-    clone.exit_signal = SIGCHLD;
-  }
+  clone.exit_signal = SIGCHLD;
   if (place.cgroup.valid()) {
     clone.flags |= CLONE_INTO_CGROUP;
     clone.cgroup = static_cast<uint64_t>(place.cgroup.get());
@@ -131,14 +129,19 @@ ChildProcess SpawnProgram(const OwnFd& program, const std::string& title, const 
   if (pid < 0) ThrowCloneError(errno);
   if (pid == 0) {
     go_write.Close();  // else our own copy would hide the parent's end of file
-    ExecChild(go_read.get(), null.get(), log_write.get(), theirs.get(), program.get(), argument.data());
+    ExecChild(go_read.get(), null.get(), log_write.get(), theirs.get(), their_spare.get(), program.get(),
+              argument.data());
   }
-  ChildProcess child{.pid = pid, .pidfd = OwnFd(pidfd), .control = std::move(ours), .log = std::move(log_read)};
+  ChildProcess child{.pid = pid,
+                     .pidfd = OwnFd(pidfd),
+                     .control = std::move(ours),
+                     .log = std::move(log_read),
+                     .spare = std::move(spare)};
   try {
     WriteIdMaps(pid, place.uid);
   } catch (...) {
     go_write.Close();
-    if (parent == ParentIs::kSelf) ::waitpid(pid, nullptr, 0);
+    ::waitpid(pid, nullptr, 0);
     throw;
   }
   const char go = 1;

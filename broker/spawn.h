@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Starts a child process in namespaces of its own with exactly the descriptors it is born with. Broker or spawner, main
-// thread (the only one: the new process is a copy of it until exec).
+// Starts a child process in namespaces of its own with exactly the descriptors it is born with. Spawner, and broker for
+// what is no VM's; main thread (the only one: the new process is a copy of it until exec).
 #pragma once
 
 #include <sys/types.h>
@@ -24,18 +24,15 @@ struct ChildProcess {
   OwnFd pidfd;
   OwnFd control;  // our end of its connection
   OwnFd log;      // read end of its stderr
+  OwnFd spare;    // our end of the socket by which it gets the connection to another broker (ipc/broker_link.h)
 };
 
 // The file of a child's kind, to be started now or later. Throws FatalError.
 OwnFd OpenProgram(const std::string& executable);
 
-// Whose child it becomes: of who starts it, or, where that is the spawner, of the broker that the spawner is a child
-// of.
-enum class ParentIs { kSelf, kParent };
-
 // `title` becomes argv[0]. Throws FatalError, naming what the host forbids (user namespaces) and how to allow it.
-ChildProcess SpawnProgram(const OwnFd& program, const std::string& title, const Birthplace& place, ParentIs parent);
-// The same with a program that is named, as this process's child.
+ChildProcess SpawnProgram(const OwnFd& program, const std::string& title, const Birthplace& place);
+// The same with a program that is named.
 ChildProcess SpawnChild(const std::string& executable, const std::string& title, const Birthplace& place);
 
 }  // namespace bulkhead::broker

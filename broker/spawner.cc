@@ -4,9 +4,9 @@
 #include <fcntl.h>
 #include <spawn.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 
-#include "broker/spawner/protocol.h"
+#include "ipc/fd_message.h"
+#include "ipc/ring.h"
 
 namespace bulkhead::broker {
 namespace {
@@ -36,13 +36,20 @@ pid_t Start(const std::string& executable, const std::string& title, const OwnFd
 
 }  // namespace
 
-SpawnerProcess::SpawnerProcess(kj::AsyncIoContext& io, const std::string& executable, const std::string& vm) {
+SpawnerProcess::SpawnerProcess(kj::AsyncIoContext& io, const std::string& executable, const std::string& vm)
+    : port_(io.unixEventPort), next_id_(static_cast<uint64_t>(MonotonicNow())) {
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) ThrowErrno("make a socketpair");
   socket_ = OwnFd(ends[0]);
   const OwnFd theirs(ends[1]);
   pid_ = Start(executable, ChildTitle(vm, "spawner"), theirs);
-  answers_.emplace(io.unixEventPort, socket_.get(), FdObserver::OBSERVE_READ);
+  answers_.emplace(port_, socket_.get(), FdObserver::OBSERVE_READ);
+}
+
+// Time tells this broker's questions from those of the one before.
+SpawnerProcess::SpawnerProcess(kj::AsyncIoContext& io, OwnFd socket)
+    : port_(io.unixEventPort), socket_(std::move(socket)), next_id_(static_cast<uint64_t>(MonotonicNow())) {
+  answers_.emplace(port_, socket_.get(), FdObserver::OBSERVE_READ);
 }
 
 void SpawnerProcess::Enroll(const std::string& executable, const std::string& title, const Birthplace& place) {
@@ -54,19 +61,26 @@ void SpawnerProcess::Enroll(const std::string& executable, const std::string& ti
   PutText(request.title, title);
   std::vector<int> fds;
   if (place.cgroup.valid()) fds.push_back(place.cgroup.get());
-  OrThrow(SendPacket(socket_, &request, sizeof request, fds));
+  OrThrow(SendMessage(socket_, &request, sizeof request, fds));
 }
 
 void SpawnerProcess::Seal() {
   const SpawnerRequest request{.kind = SpawnerRequest::kSeal};
-  OrThrow(SendPacket(socket_, &request, sizeof request, {}));
+  OrThrow(SendMessage(socket_, &request, sizeof request, {}));
   // From now on this process has others to see to.
   ::fcntl(socket_.get(), F_SETFL, O_NONBLOCK);
 }
 
-kj::Promise<SpawnerProcess::Answer> SpawnerProcess::Ask(const SpawnerRequest& request, OwnFd fd, size_t fds_expected) {
+void SpawnerProcess::Settle() {
+  const SpawnerRequest request{.kind = SpawnerRequest::kSettle};
+  (void)SendMessage(socket_, &request, sizeof request, {});
+}
+
+kj::Promise<SpawnerProcess::Answer> SpawnerProcess::Ask(SpawnerRequest request, size_t fds_at_least,
+                                                        std::vector<int> fds) {
   auto answered = kj::newPromiseAndFulfiller<Answer>();
-  questions_.push_back({request, std::move(fd), fds_expected, kj::mv(answered.fulfiller)});
+  request.id = next_id_++;
+  questions_.push_back({request, std::move(fds), fds_at_least, kj::mv(answered.fulfiller)});
   if (questions_.size() == 1) SendNext();
   return kj::mv(answered.promise);
 }
@@ -75,11 +89,9 @@ void SpawnerProcess::SendNext() {
   if (questions_.empty()) return;
   tasks_.add(kj::evalNow([this]() -> kj::Promise<Answer> {
                const Question& question = questions_.front();
-               std::vector<int> fds;
-               if (question.fd.valid()) fds.push_back(question.fd.get());
-               auto sent = SendPacket(socket_, &question.request, sizeof question.request, fds);
+               auto sent = SendMessage(socket_, &question.request, sizeof question.request, question.fds);
                if (!sent.ok()) return Failure(sent.error().message);
-               return Receive(question.fds_expected);
+               return Receive(question.request.id, question.fds_at_least);
              })
                  .then([this](Answer answer) { questions_.front().fulfiller->fulfill(std::move(answer)); },
                        [this](kj::Exception&& error) { questions_.front().fulfiller->reject(kj::mv(error)); })
@@ -89,42 +101,92 @@ void SpawnerProcess::SendNext() {
                  }));
 }
 
-kj::Promise<SpawnerProcess::Answer> SpawnerProcess::Receive(size_t fds_expected) {
-  return answers_->whenBecomesReadable().then([this, fds_expected]() -> kj::Promise<Answer> {
-    SpawnerReply reply;
-    Answer answer;
-    auto received = ReceivePacket(socket_, &reply, sizeof reply, answer.fds);
-    if (!received.ok() && received.error().code == EAGAIN) return Receive(fds_expected);
-    if (!received.ok()) return Failure(received.error().message);
-    if (reply.code != 0) return Failure(GetText(reply.message));
-    if (answer.fds.size() != fds_expected) return Failure("the spawner gave another number of descriptors");
-    answer.pid = reply.pid;
-    return answer;
+kj::Promise<SpawnerProcess::Answer> SpawnerProcess::Receive(uint64_t id, size_t fds_at_least) {
+  Answer answer;
+  auto received = ReceiveMessage(socket_, &answer.reply, sizeof answer.reply, answer.fds);
+  if (!received.ok() && received.error().code == EAGAIN) {
+    return answers_->whenBecomesReadable().then([this, id, fds_at_least] { return Receive(id, fds_at_least); });
+  }
+  if (!received.ok()) return Failure(received.error().message);
+  if (answer.reply.id != id) return Receive(id, fds_at_least);
+  if (answer.reply.code != 0) return Failure(GetText(answer.reply.message));
+  if (answer.fds.size() < fds_at_least) return Failure("the spawner gave fewer descriptors than it should");
+  return answer;
+}
+
+kj::Promise<Newborn> SpawnerProcess::AskForProcess(const SpawnerRequest& request, size_t fds_at_least) {
+  return Ask(request, fds_at_least).then([this, number = request.number](Answer answer) {
+    Newborn born{.process = {.pid = answer.reply.pid,
+                             .pidfd = std::move(answer.fds[0]),
+                             .control = std::move(answer.fds[1]),
+                             .log = std::move(answer.fds[2]),
+                             .spare = {}},
+                 .reports_violations = false,
+                 .listener = {},
+                 .take_listener =
+                     [this, number](int listener) {
+                       return Ask({.kind = SpawnerRequest::kListener, .number = number, .listener = listener}, 1)
+                           .then([](Answer taken) { return std::move(taken.fds[0]); });
+                     },
+                 .reap =
+                     [this, number] {
+                       return Ask({.kind = SpawnerRequest::kReap, .number = number}, 0).then([](Answer reaped) {
+                         return ProcessEnd{reaped.reply.end_code, reaped.reply.end_status};
+                       });
+                     }};
+    if (answer.fds.size() > 3) {
+      born.listener = std::move(answer.fds[3]);
+      born.reports_violations = true;
+    }
+    return born;
   });
 }
 
-kj::Promise<Newborn> SpawnerProcess::Spawn(uint32_t number, bool anew, bool reports_violations) {
-  const SpawnerRequest request{.kind = anew ? SpawnerRequest::kRenew : SpawnerRequest::kSpawn, .number = number};
-  return Ask(request, OwnFd(), 3).then([this, reports_violations](Answer answer) {
-    return Newborn{.process = {.pid = answer.pid,
-                               .pidfd = std::move(answer.fds[0]),
-                               .control = std::move(answer.fds[1]),
-                               .log = std::move(answer.fds[2])},
-                   .reports_violations = reports_violations,
-                   .take_listener = [this](const OwnFd& pidfd, int listener) { return TakeListener(pidfd, listener); }};
-  });
+kj::Promise<Newborn> SpawnerProcess::Spawn(uint32_t number, bool anew) {
+  return AskForProcess({.kind = anew ? SpawnerRequest::kRenew : SpawnerRequest::kSpawn, .number = number}, 3);
+}
+
+kj::Promise<Newborn> SpawnerProcess::Adopt(uint32_t number) {
+  return AskForProcess({.kind = SpawnerRequest::kAdopt, .number = number}, 3);
 }
 
 void SpawnerProcess::Keep(uint32_t number) {
-  const SpawnerRequest request{.kind = SpawnerRequest::kKeep, .number = number};
-  tasks_.add(Ask(request, OwnFd(), 0).ignoreResult());
+  tasks_.add(Ask({.kind = SpawnerRequest::kKeep, .number = number}, 0).ignoreResult());
 }
 
-kj::Promise<OwnFd> SpawnerProcess::TakeListener(const OwnFd& pidfd, int listener) {
-  const SpawnerRequest request{.kind = SpawnerRequest::kListener, .number = static_cast<uint32_t>(listener)};
-  return Ask(request, OrThrow(DuplicateFd(pidfd.get())), 1).then([](Answer answer) {
-    return std::move(answer.fds[0]);
+kj::Promise<uint32_t> SpawnerProcess::LookForStopped() {
+  return Ask({.kind = SpawnerRequest::kStopped}, 0).then([this](Answer answer) -> kj::Promise<uint32_t> {
+    if (answer.reply.pid >= 0) return static_cast<uint32_t>(answer.reply.pid);
+    if (DrainEventFd(changes_.get()) != 0) return LookForStopped();
+    return changes_observer_->whenBecomesReadable().then([this] { return LookForStopped(); });
   });
+}
+
+kj::Promise<uint32_t> SpawnerProcess::NextStopped() {
+  if (changes_.valid()) return LookForStopped();
+  return Ask({.kind = SpawnerRequest::kChanges}, 1).then([this](Answer answer) {
+    changes_ = std::move(answer.fds[0]);
+    changes_observer_.emplace(port_, changes_.get(), FdObserver::OBSERVE_READ);
+    return LookForStopped();
+  });
+}
+
+namespace {
+
+uint32_t KeyOf(Kept kind, size_t index, uint8_t port) {
+  return static_cast<uint32_t>(kind) << 24 | static_cast<uint32_t>(index) << 8 | port;
+}
+
+}  // namespace
+
+kj::Promise<void> SpawnerProcess::Store(Kept kind, size_t index, uint8_t port, std::vector<int> fds) {
+  const SpawnerRequest request{.kind = SpawnerRequest::kStore, .number = KeyOf(kind, index, port)};
+  return Ask(request, 0, std::move(fds)).ignoreResult();
+}
+
+kj::Promise<std::vector<OwnFd>> SpawnerProcess::Fetch(Kept kind, size_t index, uint8_t port) {
+  const SpawnerRequest request{.kind = SpawnerRequest::kFetch, .number = KeyOf(kind, index, port)};
+  return Ask(request, 0).then([](Answer answer) { return std::move(answer.fds); });
 }
 
 }  // namespace bulkhead::broker

@@ -16,8 +16,8 @@
 namespace bulkhead::broker {
 namespace {
 
-OwnFd TakeDescriptor(const OwnFd& pidfd, int number) {
-  return OwnFd(static_cast<int>(::syscall(SYS_pidfd_getfd, pidfd.get(), number, 0)));
+OwnFd TakeDescriptor(int pidfd, int number) {
+  return OwnFd(static_cast<int>(::syscall(SYS_pidfd_getfd, pidfd, number, 0)));
 }
 
 std::string Describe(const seccomp_data& call) {
@@ -28,9 +28,9 @@ std::string Describe(const seccomp_data& call) {
 
 }  // namespace
 
-bool CanWatchViolations(const OwnFd& pidfd) { return TakeDescriptor(pidfd, kControlFd).valid(); }
+bool CanWatchViolations(const OwnFd& pidfd) { return TakeDescriptor(pidfd.get(), kControlFd).valid(); }
 
-Result<OwnFd> ViolationWatch::TakeListener(const OwnFd& pidfd, int listener) {
+Result<OwnFd> ViolationWatch::TakeListener(int pidfd, int listener) {
   OwnFd taken = TakeDescriptor(pidfd, listener);
   if (!taken.valid()) return ErrnoError(errno, "take a system call filter's listener");
   std::array<char, PATH_MAX> kind{};

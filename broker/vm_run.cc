@@ -52,8 +52,13 @@ class VmRun::MachineControlServer final : public control::MachineControl::Server
 class VmRun::DeviceHostServer final : public control::DeviceHost::Server {
  public:
   // Of the process that is the `generation`-th in its place.
-  DeviceHostServer(Revocable<VmRun> run, size_t index, unsigned generation)
-      : run_(std::move(run)), index_(index), generation_(generation) {}
+  DeviceHostServer(Revocable<VmRun> run, size_t index, unsigned generation, Grants grants)
+      : run_(std::move(run)),
+        index_(index),
+        generation_(generation),
+        granted_(grants == Grants::kGiven),
+        said_ready_(granted_),
+        goes_on_(!granted_) {}
   kj::Promise<void> grants(GrantsContext context) override {
     // Each answer costs this process descriptors.
     if (std::exchange(granted_, true)) return Failure("already granted");
@@ -69,18 +74,32 @@ class VmRun::DeviceHostServer final : public control::DeviceHost::Server {
       run_->DeviceReady(index_, context.getParams().getDevice());
     });
   }
+  kj::Promise<void> goOn(GoOnContext context) override {
+    const DeviceProcess& process = run_->devices_[index_];
+    if (std::exchange(goes_on_, true) || process.dead || process.generation != generation_)
+      return Failure("it need not");
+    run_->DeviceGoesOn(index_, context.getParams().getDevice());
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> machine(MachineContext context) override {
+    if (!run_->devices_[index_].plan->controls_machine) return Failure("not granted");
+    context.getResults().setMachine(kj::heap<MachineControlServer>(run_));
+    return kj::READY_NOW;
+  }
 
  private:
   Revocable<VmRun> run_;
   const size_t index_;
   const unsigned generation_;
-  bool granted_ = false;
-  bool said_ready_ = false;
+  bool granted_;
+  bool said_ready_;
+  bool goes_on_;
 };
 
 class VmRun::RunnerHostServer final : public control::RunnerHost::Server {
  public:
-  explicit RunnerHostServer(Revocable<VmRun> run) : run_(std::move(run)) {}
+  RunnerHostServer(Revocable<VmRun> run, Grants grants)
+      : run_(std::move(run)), granted_(grants == Grants::kGiven), said_ready_(granted_), goes_on_(!granted_) {}
   kj::Promise<void> grants(GrantsContext context) override {
     if (std::exchange(granted_, true)) return Failure("already granted");
     run_->FillRunnerGrants(context.getResults().initGrants());
@@ -99,6 +118,11 @@ class VmRun::RunnerHostServer final : public control::RunnerHost::Server {
       run_->runner_ = context.getParams().getRunner();
       if (--run_->not_ready_ == 0) run_->all_ready_.fulfiller->fulfill();
     });
+  }
+  kj::Promise<void> goOn(GoOnContext context) override {
+    if (std::exchange(goes_on_, true)) return Failure("it need not");
+    run_->RunnerGoesOn(context.getParams().getRunner());
+    return kj::READY_NOW;
   }
   kj::Promise<void> stopped(StoppedContext context) override {
     const auto reason = context.getParams().getReason();
@@ -129,19 +153,19 @@ class VmRun::RunnerHostServer final : public control::RunnerHost::Server {
 
  private:
   Revocable<VmRun> run_;
-  bool granted_ = false;
-  bool said_ready_ = false;
+  bool granted_;
+  bool said_ready_;
+  bool goes_on_;
   std::set<uint32_t> told_;  // devices
 };
 
-VmRun::VmRun(kj::AsyncIoContext& io, const std::string& helpers, const VmSettings& settings, const OwnFd& kvm,
-             const PlaceFor& place_for, Spawner& spawner)
+VmRun::VmRun(kj::AsyncIoContext& io, const VmSettings& settings, const OwnFd& memory, Spawner& spawner,
+             std::function<void()> changed)
     : io_(io),
       spawner_(spawner),
       settings_(settings),
-      kvm_(kvm),
-      memory_(OrThrow(MakeSealedMemory("guest-" + settings.name, settings.memory_bytes))),
-      child_signals_(io.unixEventPort),
+      memory_(memory),
+      changed_(std::move(changed)),
       all_ready_(kj::newPromiseAndFulfiller<void>()),
       all_loaded_(kj::newPromiseAndFulfiller<void>()),
       end_(kj::newPromiseAndFulfiller<VmEnd>()),
@@ -150,23 +174,50 @@ VmRun::VmRun(kj::AsyncIoContext& io, const std::string& helpers, const VmSetting
   for (const auto& plan : settings.devices) {
     DeviceProcess& process = devices_.emplace_back();
     process.plan = plan.get();
-    process.wiring = std::make_unique<Wiring>(*plan);
     process.restraint = Restraint(settings.device_restarts);
-    if (plan->replacement != DevicePlan::Replacement::kNever) process.journal = OrThrow(MakeJournal(*plan));
     if (plan->has_link) process.inquiry = std::make_unique<NetInquiry>(io.provider->getTimer(), kInquiryTime);
   }
-  not_ready_ = process_count();
-  runner_process_ = std::make_unique<Child>(io, helpers + "/bulkhead-vcpu-runner", settings.name, "vcpu-runner",
-                                            kj::heap<RunnerHostServer>(self_.Get()), place_for("vcpu-runner"));
-  for (size_t i = 0; i < devices_.size(); ++i) {
-    const DevicePlan& plan = *devices_[i].plan;
-    Birthplace place = place_for(plan.name);
-    place.keeps_network = plan.keeps_network;
-    const std::string executable = helpers + "/" + plan.executable;
-    spawner.Enroll(executable, ChildTitle(settings.name, plan.name), place);
-    devices_[i].child = std::make_unique<Child>(io, executable, settings.name, plan.name, MakeHost(i), place);
+}
+
+void VmRun::Start(const std::string& helpers, const OwnFd& kvm, const PlaceFor& place_for) {
+  kvm_ = &kvm;
+  const auto enroll = [&](const std::string& executable, const std::string& name, bool keeps_network) {
+    Birthplace place = place_for(name);
+    place.keeps_network = keeps_network;
+    spawner_.Enroll(helpers + "/" + executable, ChildTitle(settings_.name, name), place);
+  };
+  for (const DeviceProcess& process : devices_) {
+    enroll(process.plan->executable, process.plan->name, process.plan->keeps_network);
   }
+  enroll("bulkhead-vcpu-runner", "vcpu-runner", false);
+  spawner_.Seal();
+  for (DeviceProcess& process : devices_) {
+    const DevicePlan& plan = *process.plan;
+    process.wiring = std::make_unique<Wiring>(plan);
+    if (plan.replacement != DevicePlan::Replacement::kNever) process.journal = OrThrow(MakeJournal(plan));
+  }
+  not_ready_ = process_count();
+  const auto start = [&](size_t number, const std::string& name, capnp::Capability::Client host) {
+    Newborn born = spawner_.Spawn(static_cast<uint32_t>(number), false).wait(io_.waitScope);
+    born.reports_violations = CanWatchViolations(born.process.pidfd);
+    return std::make_unique<Child>(io_, std::move(born), settings_.name, name, kj::mv(host));
+  };
+  runner_process_ = start(devices_.size(), "vcpu-runner", MakeRunnerHost(Grants::kDue));
+  for (size_t i = 0; i < devices_.size(); ++i) devices_[i].child = start(i, devices_[i].plan->name, MakeHost(i));
+  for (size_t i = 0; i < devices_.size(); ++i) tasks_->add(KeepDevice(i));
   Supervise();
+}
+
+// In the order in which AdoptDevice takes them.
+kj::Promise<void> VmRun::KeepDevice(size_t index) {
+  const DeviceProcess& process = devices_[index];
+  std::vector<int> fds;
+  process.wiring->AddTo(fds);
+  if (process.journal.valid()) fds.push_back(process.journal.get());
+  if (const auto& packets = process.plan->packets) {
+    for (const OwnFd* fd : {&packets->memory, &packets->doorbell, &packets->peer}) fds.push_back(fd->get());
+  }
+  return spawner_.Store(Kept::kDevice, index, 0, std::move(fds));
 }
 
 VmRun::~VmRun() { tasks_.reset(); }
@@ -175,6 +226,7 @@ void VmRun::Supervise() {
   tasks_->add(runner_process_->WhenDead().then([this](std::string how) {
     runner_.reset();
     End({ExitKind::FAILURE, how});
+    NoLongerAwaited(devices_.size());
   }));
   for (size_t i = 0; i < devices_.size(); ++i) WatchDevice(i);
   tasks_->add(WatchStops());
@@ -197,10 +249,8 @@ void VmRun::DeviceReady(size_t index, control::Device::Client device) {
 
 // A stopped device process may never go on, and no guest can tell: so it is as good as dead.
 kj::Promise<void> VmRun::WatchStops() {
-  return child_signals_.Next().then([this] {
-    for (size_t i = 0; i < devices_.size(); ++i) {
-      if (devices_[i].child->WasStopped()) EndDevice(i, devices_[i].plan->name + " was stopped by a signal");
-    }
+  return spawner_.NextStopped().then([this](uint32_t index) {
+    if (index < devices_.size()) EndDevice(index, devices_[index].plan->name + " was stopped by a signal");
     return WatchStops();
   });
 }
@@ -213,6 +263,7 @@ void VmRun::GiveUp(size_t index, const std::string& how) {
   DeviceProcess& process = devices_[index];
   if (process.dead) return;
   process.dead = true;
+  KJ_DEFER(changed_());
   process.device.reset();
   process.successor.reset();
   if (!running_ || !settings_.keep_on_device_failure) {
@@ -222,7 +273,10 @@ void VmRun::GiveUp(size_t index, const std::string& how) {
   std::fprintf(stderr, "bulkhead:%s broker: device given up: %s\n", settings_.name.c_str(), how.c_str());
   process.child->Kill();
   TellPartner(*process.plan);
-  if (!runner_ || index >= RunnersDevices()) return;
+  if (runner_ && index < RunnersDevices()) TellRunnerDead(index);
+}
+
+void VmRun::TellRunnerDead(size_t index) {
   auto request = runner_->markDeviceDeadRequest();
   request.setDevice(static_cast<uint32_t>(index));
   tasks_->add(request.send().ignoreResult());
@@ -275,6 +329,7 @@ void VmRun::LoadWith(kj::Promise<void> call, ExitKind kind) {
 
 kj::Promise<void> VmRun::ResumeDevices() {
   serving_ = true;
+  changed_();
   kj::Vector<kj::Promise<void>> calls;
   for (DeviceProcess& process : devices_) {
     if (process.device) calls.add(process.device->resumeRequest().send().ignoreResult());
@@ -284,6 +339,7 @@ kj::Promise<void> VmRun::ResumeDevices() {
 
 kj::Promise<void> VmRun::QuiesceDevices() {
   serving_ = false;
+  changed_();
   kj::Vector<kj::Promise<void>> calls;
   for (DeviceProcess& process : devices_) {
     if (process.device) {
@@ -300,7 +356,14 @@ void VmRun::Finish(const VmEnd& end) {
     auto time_is_up = io_.provider->getTimer().afterDelay(kQuiesceTime);
     QuiesceDevices().exclusiveJoin(kj::mv(time_is_up)).wait(io_.waitScope);
   }
-  for (DeviceProcess& process : devices_) process.child->Kill();
+  // Until they have ended they hold what they were given.
+  kj::Vector<kj::Promise<void>> ends;
+  ends.add(runner_process_->WhenDead().ignoreResult());
+  for (DeviceProcess& process : devices_) {
+    process.child->Kill();
+    ends.add(process.child->WhenDead().ignoreResult());
+  }
+  kj::joinPromises(ends.releaseAsArray()).wait(io_.waitScope);
 }
 
 void VmRun::PressPowerButton() {
@@ -318,15 +381,28 @@ void VmRun::Go() { tasks_->add(Resume()); }
 
 kj::Promise<void> VmRun::Pause() {
   if (!runner_) return Failure("the VM is not running");
-  return calls_.wrap(runner_->pauseRequest().send().ignoreResult().then([this] { return QuiesceDevices(); }));
+  settled_ = false;
+  changed_();
+  return calls_.wrap(
+      runner_->pauseRequest().send().ignoreResult().then([this] { return QuiesceDevices(); }).then([this] {
+        Settled();
+      }));
 }
 
 kj::Promise<void> VmRun::Resume() {
   running_ = true;
-  return calls_.wrap(ResumeDevices().then([this]() -> kj::Promise<void> {
-    if (!runner_) return Failure("the VM is not running");
-    return runner_->resumeRequest().send().ignoreResult();
-  }));
+  settled_ = false;
+  return calls_.wrap(ResumeDevices()
+                         .then([this]() -> kj::Promise<void> {
+                           if (!runner_) return Failure("the VM is not running");
+                           return runner_->resumeRequest().send().ignoreResult();
+                         })
+                         .then([this] { Settled(); }));
+}
+
+void VmRun::Settled() {
+  settled_ = true;
+  changed_();
 }
 
 void VmRun::Attach(size_t device, uint8_t port, OwnFd connection) {
@@ -335,6 +411,9 @@ void VmRun::Attach(size_t device, uint8_t port, OwnFd connection) {
   const int fd = connection.get();
   process.attached[port] = std::move(connection);
   if (process.device) tasks_->add(SendAttach(*process.device, port, fd));
+  OwnFd kept = OrThrow(DuplicateFd(fd));
+  auto stored = spawner_.Store(Kept::kAttached, device, port, {kept.get()});
+  tasks_->add(stored.attach(kj::heap(std::move(kept))).then([this] { changed_(); }));
 }
 
 kj::Promise<void> VmRun::SendAttach(control::Device::Client& device, uint8_t port, int connection) {
@@ -366,6 +445,7 @@ kj::Promise<void> VmRun::Throttle(const std::string& device, control::DiskThrott
     request.setLimits(limits);
     process.throttle = std::make_unique<capnp::MallocMessageBuilder>();
     process.throttle->setRoot(limits);
+    changed_();
     return calls_.wrap(request.send().ignoreResult());
   });
 }
@@ -376,6 +456,7 @@ kj::Promise<void> VmRun::SetLink(const std::string& interface, bool up) {
     auto request = process.device->setLinkRequest();
     request.setUp(up);
     process.link_up = up;
+    changed_();
     return calls_.wrap(request.send().then([interface, up](auto response) {
       if (!up || response.getLink() == control::LinkState::UP) return;
       throw Failure("the link of '" + interface + "' stays down: its outside is gone");
@@ -396,8 +477,12 @@ kj::Promise<kj::Array<VmRun::Interface>> VmRun::AskInterfaces() {
   return calls_.wrap(kj::joinPromises(answers.releaseAsArray()));
 }
 
-capnp::Capability::Client VmRun::MakeHost(size_t index) {
-  return kj::heap<DeviceHostServer>(self_.Get(), index, devices_[index].generation);
+capnp::Capability::Client VmRun::MakeHost(size_t index, Grants grants) {
+  return kj::heap<DeviceHostServer>(self_.Get(), index, devices_[index].generation, grants);
+}
+
+capnp::Capability::Client VmRun::MakeRunnerHost(Grants grants) {
+  return kj::heap<RunnerHostServer>(self_.Get(), grants);
 }
 
 void VmRun::FillMemory(control::MemoryGrant::Builder out) const {
@@ -430,7 +515,7 @@ void VmRun::FillDeviceGrants(size_t index, control::DeviceGrants::Builder out) {
   if (plan.uses_guest_memory) FillMemory(out.initMemory());
   FillFiles(plan, out);
   if (plan.settings) out.getSettings().set(plan.settings->getRoot<capnp::AnyPointer>().asReader());
-  if (plan.controls_machine) out.setMachine(kj::heap<MachineControlServer>(self_.Get()));
+  out.setControlsMachine(plan.controls_machine);
   out.setSpinNs(kExitSpinNs);
   if (plan.packets) {
     auto packets = out.initPackets();
@@ -446,7 +531,7 @@ void VmRun::FillDeviceGrants(size_t index, control::DeviceGrants::Builder out) {
 
 void VmRun::FillRunnerGrants(control::RunnerGrants::Builder out) const {
   out.setVmName(settings_.name);
-  out.setKvm(ShareFile(kvm_.get()));
+  out.setKvm(ShareFile(kvm_->get()));
   FillMemory(out.initMemory());
   out.setVcpuCount(settings_.vcpu_count);
   out.setKernel(ShareFile(settings_.kernel.get()));

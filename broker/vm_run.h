@@ -9,18 +9,19 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "broker/child.h"
-#include "broker/child_signals.h"
 #include "broker/net_inquiry.h"
-#include "broker/restraint.h"
 #include "broker/revoker.h"
 #include "broker/spawner.h"
 #include "broker/vm_end.h"
+#include "broker/vm_record.capnp.h"
 #include "broker/vm_settings.h"
 #include "broker/wiring.h"
+#include "ipc/restraint.h"
 
 namespace bulkhead::broker {
 
@@ -29,11 +30,22 @@ class VmRun {
   // Where a process of this name is born.
   using PlaceFor = std::function<Birthplace(const std::string& process)>;
 
-  // `helpers` is the directory of the children's executables. Starts all children; throws FatalError. The spawner,
-  // which is told of all devices in the order of the settings, outlives it.
-  VmRun(kj::AsyncIoContext& io, const std::string& helpers, const VmSettings& settings, const OwnFd& kvm,
-        const PlaceFor& place_for, Spawner& spawner);
+  // The settings and the spawner, whose programs are the devices in the order of the settings and then the runner,
+  // outlive it. `changed` is called when the record would be another one.
+  VmRun(kj::AsyncIoContext& io, const VmSettings& settings, const OwnFd& memory, Spawner& spawner,
+        std::function<void()> changed);
   ~VmRun();
+
+  // Starts all processes, and has the spawner keep what another broker would need. `helpers` is the directory of their
+  // executables; `kvm` is needed until the VM is prepared. Throws FatalError.
+  void Start(const std::string& helpers, const OwnFd& kvm, const PlaceFor& place_for);
+  // Takes over the processes that another broker started and wrote down; those that do not go on are dealt with as in
+  // any VM that runs. Throws.
+  void Adopt(record::VmRecord::Reader record);
+  // Once this process is locked down: carries out what the other broker had begun.
+  void GoOn(record::VmRecord::Reader record);
+  // For another broker.
+  void WriteDown(record::VmRecord::Builder out) const;
 
   // Waits until every process is locked down, the kernel is loaded and the devices have read what they were given; the
   // guest is paused then. Throws a Failure with the one line that the user sees: a child's reason, or why the kernel or
@@ -80,6 +92,8 @@ class VmRun {
   class DeviceHostServer;
   class RunnerHostServer;
   class MachineControlServer;
+  // Whether a process is told what it gets, or has been.
+  enum class Grants { kDue, kGiven };
   struct DeviceProcess {
     DevicePlan* plan = nullptr;
     std::unique_ptr<Wiring> wiring;
@@ -116,7 +130,16 @@ class VmRun {
   kj::Promise<void> WatchStops();
   // vm_run_replace.cc.
   void DeviceReady(size_t index, control::Device::Client device);
-  capnp::Capability::Client MakeHost(size_t index);
+  capnp::Capability::Client MakeHost(size_t index, Grants grants = Grants::kDue);
+  capnp::Capability::Client MakeRunnerHost(Grants grants);
+  kj::Promise<void> KeepDevice(size_t index);
+  // vm_run_adopt.cc.
+  void AdoptDevice(size_t index, record::Device::Reader record);
+  void AdoptRunner(pid_t pid);
+  void NoLongerAwaited(size_t index);
+  void DeviceGoesOn(size_t index, control::Device::Client device);
+  void RunnerGoesOn(control::Runner::Client runner);
+  void EndThoseThatDoNotGoOn();
   static kj::Promise<void> SendAttach(control::Device::Client& device, uint8_t port, int connection);
   void DeviceEnded(size_t index, const std::string& how);
   void EndDevice(size_t index, const std::string& cause);
@@ -124,11 +147,14 @@ class VmRun {
   void SuccessorFailed(size_t index, const kj::Exception& error);
   kj::Promise<void> StartSuccessor(size_t index, bool anew);
   kj::Promise<void> TakeOver(size_t index);
+  static kj::Promise<void> TellWishes(const DeviceProcess& process, control::Device::Client device);
   kj::Promise<void> EndForUpgrade(size_t index);
   kj::Promise<Upgraded> UpgradeOne(size_t index);
   kj::Promise<std::vector<Upgraded>> UpgradeAll(std::vector<size_t> wanted, std::vector<Upgraded> done);
   void WatchDevice(size_t index);
   void GiveUp(size_t index, const std::string& how);
+  void Settled();
+  void TellRunnerDead(size_t index);
   void TellPartner(const DevicePlan& dead);
   // The devices that the runner knows; they come first.
   size_t RunnersDevices() const;
@@ -138,9 +164,9 @@ class VmRun {
   kj::AsyncIoContext& io_;
   Spawner& spawner_;
   const VmSettings& settings_;
-  const OwnFd& kvm_;
-  OwnFd memory_;
-  ChildSignals child_signals_;
+  const OwnFd& memory_;
+  const std::function<void()> changed_;
+  const OwnFd* kvm_ = nullptr;
   std::vector<DeviceProcess> devices_;
   std::unique_ptr<Child> runner_process_;
   std::optional<control::Runner::Client> runner_;
@@ -150,8 +176,10 @@ class VmRun {
   kj::PromiseFulfillerPair<void> all_loaded_;
   kj::PromiseFulfillerPair<VmEnd> end_;
   kj::ForkedPromise<VmEnd> ended_;
-  bool running_ = false;  // the guest has been started, and not been ended
-  bool serving_ = false;  // the devices have been resumed, and not been paused
+  bool running_ = false;      // the guest has been started, and not been ended
+  bool serving_ = false;      // the devices have been resumed, and not been paused
+  bool settled_ = true;       // neither is under way, and no upgrade
+  std::set<size_t> awaited_;  // processes, by the spawner's number, that have yet to go on with this broker
   bool has_landlock_ = true;
   kj::Canceler calls_;  // of the VM's user, who may wait for one as this ends
   std::optional<kj::TaskSet> tasks_;

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // libFuzzer: a VM's run whose children are all owned by an attacker. They send any bytes over their connections and
 // logs, attach descriptors, hang up and die, while the VM's user pauses, resumes and presses buttons.
+#include <sys/wait.h>
+
 #include <algorithm>
+#include <csignal>
 #include <deque>
 #include <optional>
 #include <string>
@@ -25,7 +28,7 @@ struct Process {
   OwnFd death;
 };
 
-// In the order in which the broker started them: the devices' processes and the runner's.
+// In the order in which the broker started them: the runner's and the devices'.
 std::deque<Process>* processes = nullptr;
 
 bool IsPlain(const std::string& line) {
@@ -70,20 +73,30 @@ VmSettings MakeSettings(uint8_t flags) {
 class FakeSpawner final : public Spawner {
  public:
   void Enroll(const std::string&, const std::string&, const Birthplace&) override {}
-  kj::Promise<Newborn> Spawn(uint32_t, bool anew, bool) override {
+  void Seal() override {}
+  kj::Promise<Newborn> Spawn(uint32_t, bool anew) override {
     if (anew) return Failure("it is not installed");
-    return Newborn{
-        .process = SpawnChild("none", "none", Birthplace()), .reports_violations = false, .take_listener = {}};
+    return Newborn{.process = SpawnChild("none", "none", Birthplace()),
+                   .reports_violations = false,
+                   .listener = {},
+                   .take_listener = {},
+                   .reap = [] {
+                     return ProcessEnd{CLD_KILLED, SIGKILL};
+                   }};
   }
+  kj::Promise<Newborn> Adopt(uint32_t) override { return Failure("there is none"); }
   void Keep(uint32_t) override {}
+  kj::Promise<uint32_t> NextStopped() override { return kj::NEVER_DONE; }
+  kj::Promise<void> Store(Kept, size_t, uint8_t, std::vector<int>) override { return kj::READY_NOW; }
+  kj::Promise<std::vector<OwnFd>> Fetch(Kept, size_t, uint8_t) override { return std::vector<OwnFd>(); }
 };
 
 class Vm {
  public:
   explicit Vm(uint8_t flags) : settings_(MakeSettings(flags)) {
     processes = &processes_;
-    run_.emplace(
-        Loop(), "/nowhere", settings_, kvm_, [](const std::string&) { return Birthplace(); }, spawner_);
+    run_.emplace(Loop(), settings_, memory_, spawner_, [this] { WriteDown(); });
+    run_->Start("/nowhere", kvm_, [](const std::string&) { return Birthplace(); });
     calls_.emplace(ignore_);
     calls_->add(run_->WhenEnded().then([](VmEnd end) { Require(IsPlain(end.detail)); }));
   }
@@ -130,6 +143,11 @@ class Vm {
   struct Ignore final : kj::TaskSet::ErrorHandler {
     void taskFailed(kj::Exception&&) override {}
   };
+
+  void WriteDown() {
+    capnp::MallocMessageBuilder message;
+    if (run_) run_->WriteDown(message.initRoot<record::VmRecord>());
+  }
 
   void Command(FuzzInput& input) {
     const auto command = input.Take<uint8_t>();
@@ -189,6 +207,7 @@ class Vm {
   std::deque<Process> processes_;
   VmSettings settings_;
   OwnFd kvm_ = OrThrow(MakeEventFd());
+  OwnFd memory_ = OrThrow(MakeSealedMemory("guest-fuzz", 16 << 20));
   Ignore ignore_;
   FakeSpawner spawner_;
   std::optional<VmRun> run_;
@@ -205,7 +224,7 @@ ChildProcess SpawnChild(const std::string&, const std::string&, const Birthplace
   Require(::pipe2(log.data(), O_CLOEXEC | O_NONBLOCK) == 0);
   OwnFd death = OrThrow(MakeEventFd());
   processes->push_back({HostilePeer(std::move(theirs)), OwnFd(log[1]), OrThrow(DuplicateFd(death.get()))});
-  return {.pid = 0, .pidfd = std::move(death), .control = std::move(ours), .log = OwnFd(log[0])};
+  return {.pid = 0, .pidfd = std::move(death), .control = std::move(ours), .log = OwnFd(log[0]), .spare = {}};
 }
 
 }  // namespace bulkhead::broker

@@ -34,6 +34,7 @@ void VmRun::EndDevice(size_t index, const std::string& cause) {
 }
 
 void VmRun::DeviceEnded(size_t index, const std::string& how) {
+  NoLongerAwaited(index);
   DeviceProcess& process = devices_[index];
   process.device.reset();
   process.successor.reset();
@@ -80,12 +81,13 @@ kj::Promise<void> VmRun::StartSuccessor(size_t index, bool anew) {
   auto late = io_.provider->getTimer().afterDelay(kTakeOverTime).then([]() -> kj::Promise<void> {
     return Failure("it did not get ready in time");
   });
-  return spawner_.Spawn(static_cast<uint32_t>(index), anew, devices_[index].child->reports_violations())
+  return spawner_.Spawn(static_cast<uint32_t>(index), anew)
       .then([this, index](Newborn born) {
         DeviceProcess& process = devices_[index];
         auto ready = kj::newPromiseAndFulfiller<void>();
         process.successor_ready = kj::mv(ready.fulfiller);
         ++process.generation;
+        born.reports_violations = process.child->reports_violations();
         process.child =
             std::make_unique<Child>(io_, std::move(born), settings_.name, process.plan->name, MakeHost(index));
         WatchDevice(index);
@@ -112,16 +114,7 @@ kj::Promise<void> VmRun::TakeOver(size_t index) {
         for (const auto& [port, connection] : process.attached) {
           calls.add(SendAttach(device, port, connection.get()));
         }
-        if (process.throttle) {
-          auto request = device.throttleRequest();
-          request.setLimits(process.throttle->getRoot<control::DiskThrottle>().asReader());
-          calls.add(request.send().ignoreResult());
-        }
-        if (process.link_up) {
-          auto request = device.setLinkRequest();
-          request.setUp(*process.link_up);
-          calls.add(request.send().ignoreResult());
-        }
+        calls.add(TellWishes(process, device));
         return kj::joinPromises(calls.releaseAsArray());
       })
       .then([this, index]() -> kj::Promise<void> {
@@ -135,7 +128,24 @@ kj::Promise<void> VmRun::TakeOver(size_t index) {
         }
         if (!serving_) return kj::READY_NOW;
         return process.device->resumeRequest().send().ignoreResult();
-      });
+      })
+      .then([this] { changed_(); });
+}
+
+// What the user has said of the device since the start.
+kj::Promise<void> VmRun::TellWishes(const DeviceProcess& process, control::Device::Client device) {
+  kj::Vector<kj::Promise<void>> calls;
+  if (process.throttle) {
+    auto request = device.throttleRequest();
+    request.setLimits(process.throttle->getRoot<control::DiskThrottle>().asReader());
+    calls.add(request.send().ignoreResult());
+  }
+  if (process.link_up) {
+    auto request = device.setLinkRequest();
+    request.setUp(*process.link_up);
+    calls.add(request.send().ignoreResult());
+  }
+  return kj::joinPromises(calls.releaseAsArray());
 }
 
 // The end of the device's process, now or soon.
@@ -155,6 +165,8 @@ kj::Promise<VmRun::Upgraded> VmRun::UpgradeOne(size_t index) {
   const std::string name = devices_[index].plan->name;
   if (!devices_[index].device || devices_[index].upgrading) return Failure(name + " is being replaced already");
   devices_[index].upgrading = true;
+  settled_ = false;
+  changed_();
   auto pause = devices_[index].device->pauseRequest().send().ignoreResult();
   return pause.then([this, index] { return EndForUpgrade(index); })
       .then([this, index] { return StartSuccessor(index, true); })
@@ -175,10 +187,12 @@ kj::Promise<VmRun::Upgraded> VmRun::UpgradeOne(size_t index) {
       .then(
           [this, index, name, begun_ns]() -> kj::Promise<Upgraded> {
             devices_[index].upgrading = false;
+            Settled();
             return Upgraded{name, MonotonicNow() - begun_ns};
           },
           [this, index](kj::Exception&& error) -> kj::Promise<Upgraded> {
             devices_[index].upgrading = false;
+            Settled();
             if (!devices_[index].device) SuccessorFailed(index, Failure(PlainLine(ReasonOf(error))));
             return kj::mv(error);
           });

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "broker/vm_service.h"
 
+#include <capnp/serialize.h>
 #include <fcntl.h>
 #include <fmt/ranges.h>
 #include <linux/landlock.h>
@@ -11,8 +12,10 @@
 
 #include <cstring>
 #include <ctime>
+#include <span>
 
 #include "broker/host_kvm.h"
+#include "broker/kept_fds.h"
 #include "broker/lockdown.h"
 
 namespace bulkhead::broker {
@@ -22,7 +25,7 @@ namespace {
 constexpr size_t kMaxConnections = 16;
 constexpr int kBacklog = 8;
 
-OwnFd ListenAt(const std::string& path) {
+OwnFd BindTo(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path) throw FatalError("control socket: the path " + path + " is too long");
@@ -34,7 +37,7 @@ OwnFd ListenAt(const std::string& path) {
   const mode_t old_mask = ::umask(0077);
   const bool bound = ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
   ::umask(old_mask);
-  if (!bound || ::listen(socket.get(), kBacklog) != 0) ThrowErrno("create the control socket " + path);
+  if (!bound) ThrowErrno("create the control socket " + path);
   return socket;
 }
 
@@ -49,7 +52,7 @@ class VmService::ControlServer final : public control::VmControl::Server {
     return kj::READY_NOW;
   }
   kj::Promise<void> pressPowerButton(PressPowerButtonContext) override {
-    service_->state_ = "stopping";
+    service_->SetState("stopping");
     Run().PressPowerButton();
     return kj::READY_NOW;
   }
@@ -65,10 +68,13 @@ class VmService::ControlServer final : public control::VmControl::Server {
     });
   }
   kj::Promise<void> pause(PauseContext) override {
-    return Run().Pause().then([this] { service_->state_ = "paused"; });
+    return Run().Pause().then([this] { service_->SetState("paused"); });
   }
   kj::Promise<void> resume(ResumeContext) override {
-    return Run().Resume().then([this] { service_->state_ = "running"; });
+    return Run().Resume().then([this] {
+      service_->SetState("running");
+      service_->spawner_->Settle();
+    });
   }
   kj::Promise<void> throttle(ThrottleContext context) override {
     const auto params = context.getParams();
@@ -79,6 +85,7 @@ class VmService::ControlServer final : public control::VmControl::Server {
     return Run().SetLink(params.getInterface(), params.getUp());
   }
   kj::Promise<void> upgrade(UpgradeContext context) override {
+    if (context.getParams().getDevice() == "broker") return service_->HandOver();
     return Run().Upgrade(context.getParams().getDevice()).then([context](std::vector<VmRun::Upgraded> done) mutable {
       auto out = context.getResults().initDevices(static_cast<unsigned>(done.size()));
       for (unsigned i = 0; i < done.size(); ++i) {
@@ -120,25 +127,30 @@ VmService::VmService(kj::AsyncIoContext& io, std::string helpers, VmSettings set
     : io_(io),
       helpers_(std::move(helpers)),
       settings_(std::move(settings)),
-      kvm_(OpenKvm()),
-      uids_(settings_.uids),
       end_(kj::newPromiseAndFulfiller<VmEnd>()),
       ended_(end_.promise.fork()) {}
 
 VmService::~VmService() { RemoveControlSocket(); }
 
+void VmService::MakeRun(OwnFd memory) {
+  memory_ = std::move(memory);
+  run_ = std::make_unique<VmRun>(io_, settings_, memory_, *spawner_, [this] { WriteDown(); });
+}
+
 void VmService::Prepare() {
   started_at_unix_ = std::time(nullptr);
+  kvm_ = OpenKvm();
+  uids_.emplace(settings_.uids);
   cgroup_.emplace(PlanCgroup(settings_), FindCgroupPlace(ReadCgroupTree()));
   spawner_.emplace(io_, helpers_ + "/bulkhead-spawner", settings_.name);
-  const auto place_for = [this](const std::string& process) {
-    return Birthplace{.cgroup = cgroup_->OpenLeaf(process), .uid = uids_.Take()};
-  };
-  run_ = std::make_unique<VmRun>(io_, helpers_, settings_, kvm_, place_for, *spawner_);
-  spawner_->Seal();
+  spawner_pid_ = spawner_->pid();
+  MakeRun(OrThrow(MakeSealedMemory("guest-" + settings_.name, settings_.memory_bytes)));
+  run_->Start(helpers_, kvm_, [this](const std::string& process) {
+    return Birthplace{.cgroup = cgroup_->OpenLeaf(process), .uid = uids_->Take()};
+  });
   run_->Prepare();
   missing_walls_ = run_->MissingWalls();
-  for (const std::string& missing : {cgroup_->missing(), uids_.missing()}) {
+  for (const std::string& missing : {cgroup_->missing(), uids_->missing()}) {
     if (!missing.empty()) missing_walls_.push_back(missing);
   }
   if (settings_.require_full_sandbox && !missing_walls_.empty()) {
@@ -147,7 +159,66 @@ void VmService::Prepare() {
   }
   prepared_ = true;
   OpenControlSocket();
-  // They outlive a boot, as what they lead to does.
+  ServeConsoles();
+  journal_file_ = OrThrow(Journal::Make("journal-broker", 0));
+  journal_.emplace(OrThrow(Journal::Map(journal_file_.get(), 0)));
+  WriteDown();
+  std::vector<int> vm{memory_.get(), journal_file_.get()};
+  if (control_listener_) vm.push_back(control_listener_->socket());
+  kj::Vector<kj::Promise<void>> kept;
+  kept.add(spawner_->Store(Kept::kVm, 0, 0, vm));
+  kept.add(spawner_->Store(Kept::kCgroup, 0, 0, cgroup_->Share()));
+  if (uids_->file().valid()) kept.add(spawner_->Store(Kept::kUids, 0, 0, {uids_->file().get()}));
+  kj::joinPromises(kept.releaseAsArray()).wait(io_.waitScope);
+  LockDownAndForget();
+}
+
+void VmService::TakeOver(OwnFd spawner) {
+  spawner_.emplace(io_, std::move(spawner));
+  KeptFds vm(spawner_->Fetch(Kept::kVm, 0, 0).wait(io_.waitScope));
+  MakeRun(vm.Take());
+  journal_file_ = vm.Take();
+  journal_.emplace(OrThrow(Journal::Map(journal_file_.get(), 0)));
+  const Journal::Legacy legacy = OrThrow(journal_->Read());
+  // Journals keep bytes; messages are made of words.
+  std::vector<capnp::word> words(legacy.state.size() / sizeof(capnp::word));
+  std::memcpy(words.data(), legacy.state.data(), words.size() * sizeof(capnp::word));
+  capnp::FlatArrayMessageReader message(kj::arrayPtr(words.data(), words.size()));
+  const auto record = message.getRoot<record::VmRecord>();
+  started_at_unix_ = record.getStartedAtUnix();
+  state_ = record.getState().cStr();
+  spawner_pid_ = record.getSpawnerPid();
+  cgroup_.emplace(PlanCgroup(settings_), record.getCgroup(), spawner_->Fetch(Kept::kCgroup, 0, 0).wait(io_.waitScope));
+  run_->Adopt(record);
+  prepared_ = true;
+  if (!settings_.runtime_dir.empty()) ServeControlSocket(vm.Take());
+  ServeConsoles();
+  LockDownAndForget();
+  run_->GoOn(record);
+  WriteDown();
+}
+
+// For a broker that takes over.
+void VmService::WriteDown() {
+  if (!journal_ || !run_) return;
+  capnp::MallocMessageBuilder message;
+  auto record = message.initRoot<record::VmRecord>();
+  record.setStartedAtUnix(started_at_unix_);
+  record.setState(state_);
+  record.setSpawnerPid(spawner_pid_);
+  record.setCgroup(cgroup_->name());
+  if (told_end_) {
+    auto end = record.initEnd();
+    end.setKind(told_end_->kind);
+    end.setDetail(told_end_->detail);
+  }
+  run_->WriteDown(record);
+  const auto words = capnp::messageToFlatArray(message);
+  journal_->Commit({}, {}, std::as_bytes(std::span(words.asBytes().begin(), words.asBytes().size())));
+}
+
+// They outlive a boot, as what they lead to does.
+void VmService::ServeConsoles() {
   for (size_t i = 0; i < settings_.devices.size(); ++i) {
     for (PlannedListener& listener : settings_.devices[i]->listeners) {
       listeners_.emplace_back(io_.unixEventPort, std::move(listener.socket),
@@ -156,10 +227,14 @@ void VmService::Prepare() {
                               });
     }
   }
+}
+
+void VmService::LockDownAndForget() {
   // What only starting needed. The kernel is loaded.
   kvm_.Close();
   settings_.kernel.Close();
   settings_.initrd.Close();
+  for (auto& plan : settings_.devices) plan->given_away.clear();
   std::vector<PathRight> rights;
   if (runtime_dir_.valid()) rights.push_back({runtime_dir_.get(), LANDLOCK_ACCESS_FS_REMOVE_FILE});
   if (cgroup_->parent() >= 0) rights.push_back({cgroup_->parent(), LANDLOCK_ACCESS_FS_REMOVE_DIR});
@@ -169,7 +244,9 @@ void VmService::Prepare() {
 VmEnd VmService::RunToEnd() {
   auto killed = ended_.addBranch();
   VmEnd end = run_->WhenEnded().exclusiveJoin(kj::mv(killed)).wait(io_.waitScope);
-  state_ = "stopping";
+  SetState("stopping");
+  told_end_ = end;
+  WriteDown();
   run_->Finish(end);
   run_.reset();
   cgroup_->Remove();
@@ -183,17 +260,34 @@ void VmService::Abandon() {
   RemoveControlSocket();
 }
 
+void VmService::SetState(const std::string& state) {
+  state_ = state;
+  WriteDown();
+}
+
 void VmService::End(VmEnd end) {
   if (end_.fulfiller->isWaiting()) end_.fulfiller->fulfill(kj::mv(end));
+}
+
+// Whoever asked learns by the end of the connection that this process is gone; the launcher has its exit status.
+kj::Promise<void> VmService::HandOver() {
+  if (!prepared_ || !run_ || told_end_) return Failure("the VM is not running");
+  WriteDown();
+  ::_exit(control::HAND_OVER_STATUS);
 }
 
 control::VmControl::Client VmService::MakeControl() { return kj::heap<ControlServer>(self_.Get()); }
 
 void VmService::OpenControlSocket() {
   if (settings_.runtime_dir.empty()) return;
+  ServeControlSocket(BindTo(settings_.runtime_dir + "/" + SocketName()));
+}
+
+void VmService::ServeControlSocket(OwnFd socket) {
   runtime_dir_ = OwnFd(::open(settings_.runtime_dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!runtime_dir_.valid()) ThrowErrno("open the runtime directory " + settings_.runtime_dir);
-  OwnFd socket = ListenAt(settings_.runtime_dir + "/" + SocketName());
+  // Also where another broker did: then who connects is told of this process.
+  if (::listen(socket.get(), kBacklog) != 0) ThrowErrno("serve the control socket");
   control_listener_.emplace(io_.unixEventPort, std::move(socket),
                             [this](OwnFd connection) { AddConnection(std::move(connection)); });
 }
@@ -228,7 +322,7 @@ void VmService::Describe(control::VmReport::Builder out) const {
   run_->Describe(processes);
   auto spawner = processes[processes.size() - 1];
   spawner.setName("spawner");
-  spawner.setPid(spawner_->pid());
+  spawner.setPid(spawner_pid_);
 }
 
 }  // namespace bulkhead::broker

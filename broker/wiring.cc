@@ -7,12 +7,6 @@
 namespace bulkhead::broker {
 namespace {
 
-std::vector<OwnFd> MakeEventFds(size_t count) {
-  std::vector<OwnFd> fds;
-  for (size_t i = 0; i < count; ++i) fds.push_back(OrThrow(MakeEventFd()));
-  return fds;
-}
-
 void ShareFiles(const std::vector<OwnFd>& fds, capnp::List<control::File>::Builder out) {
   for (unsigned i = 0; i < fds.size(); ++i) out.set(i, ShareFile(fds[i].get()));
 }
@@ -20,14 +14,45 @@ void ShareFiles(const std::vector<OwnFd>& fds, capnp::List<control::File>::Build
 }  // namespace
 
 Wiring::Wiring(const DevicePlan& plan)
-    : plan_(plan),
-      channel_(plan.reached_by_guest() ? OrThrow(MakeSealedMemory("exits-" + plan.name, ChannelBytes())) : OwnFd()),
-      doorbell_(plan.reached_by_guest() ? OrThrow(MakeEventFd()) : OwnFd()) {
-  for (const PlannedFunction& function : plan.functions) {
-    functions_.push_back({MakeEventFds(function.queues), MakeEventFds(function.vectors)});
+    : Wiring(
+          plan, [&] { return OrThrow(MakeSealedMemory("exits-" + plan.name, ChannelBytes())); },
+          [] { return OrThrow(MakeEventFd()); }) {}
+
+Wiring::Wiring(const DevicePlan& plan, KeptFds& kept)
+    : Wiring(
+          plan, [&] { return kept.Take(); }, [&] { return kept.Take(); }) {}
+
+// In the order of AddTo.
+Wiring::Wiring(const DevicePlan& plan, const Make& memory, const Make& event) : plan_(plan) {
+  if (plan.reached_by_guest()) {
+    channel_ = memory();
+    doorbell_ = event();
   }
-  for (const PlannedLine& line : plan.lines) {
-    lines_.push_back({OrThrow(MakeEventFd()), line.level ? OrThrow(MakeEventFd()) : OwnFd()});
+  for (const PlannedFunction& planned : plan.functions) {
+    Function& function = functions_.emplace_back();
+    for (size_t i = 0; i < planned.queues; ++i) function.kicks.push_back(event());
+    for (size_t i = 0; i < planned.vectors; ++i) function.interrupts.push_back(event());
+  }
+  for (const PlannedLine& planned : plan.lines) {
+    Line& line = lines_.emplace_back();
+    line.signal = event();
+    if (planned.level) line.resample = event();
+  }
+}
+
+void Wiring::AddTo(std::vector<int>& fds) const {
+  const auto add = [&](const OwnFd& fd) {
+    if (fd.valid()) fds.push_back(fd.get());
+  };
+  add(channel_);
+  add(doorbell_);
+  for (const Function& function : functions_) {
+    for (const OwnFd& fd : function.kicks) add(fd);
+    for (const OwnFd& fd : function.interrupts) add(fd);
+  }
+  for (const Line& line : lines_) {
+    add(line.signal);
+    add(line.resample);
   }
 }
 

@@ -3,9 +3,11 @@
 // lines. Made from a plan by the broker, handed to both ends. Main thread.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "broker/device_plan.h"
+#include "broker/kept_fds.h"
 #include "ipc/control.capnp.h"
 
 namespace bulkhead::broker {
@@ -13,11 +15,17 @@ namespace bulkhead::broker {
 class Wiring {
  public:
   explicit Wiring(const DevicePlan& plan);  // throws FatalError
+  // One that another broker has made of the same plan; takes from `kept` what AddTo adds. Throws FatalError.
+  Wiring(const DevicePlan& plan, KeptFds& kept);
 
   // What both ends are told.
   void Describe(control::DeviceWiring::Builder out) const;
+  void AddTo(std::vector<int>& fds) const;
 
  private:
+  using Make = std::function<OwnFd()>;
+  Wiring(const DevicePlan& plan, const Make& memory, const Make& event);
+
   struct Line {
     OwnFd signal;
     OwnFd resample;  // invalid for an edge

@@ -147,17 +147,25 @@ interface VmControl {
   setLink @8 (interface :Text, up :Bool) -> ();   # "net0"; fails where it cannot come up
   upgrade @9 (device :Text) -> (devices :List(UpgradeReport));   # "disk0", or all where it is empty: another process, of
                                # the program that is installed now, takes the place of the device's. Returns when the
-                               # guest is served by it; fails with one line if one could not be replaced
+                               # guest is served by it; fails with one line if one could not be replaced.
+                               # "broker": this broker ends, and another is to take over
 }
+
+const handOverStatus :Int32 = 75;
+# The exit status of a broker that ends so that another takes over.
 
 interface Broker {
   # The bootstrap of the launcher's own connection. The VM lives no longer than this connection.
-  createVm @0 (config :VmConfig) -> (vm :VmControl, missingWalls :List(Text));
+  createVm @0 (config :VmConfig) -> (vm :VmControl, missingWalls :List(Text), spawner :Control.File);
                                                        # returns when every process is locked down and the
-                                                       # kernel is loaded; the VM is paused then
+                                                       # kernel is loaded; the VM is paused then. `spawner` is for
+                                                       # takeOverVm, and the processes live as long as it is open
   probe @1 () -> (report :ProbeReport);                # what this host's KVM can do, by trying
   openImages @2 (images :List(Image.ImageChain)) -> (worker :Image.ImageWorker);
                                                        # returns when the process that holds them is locked down
+  takeOverVm @3 (config :VmConfig, spawner :Control.File) -> (vm :VmControl);
+                                                       # of a broker that ended before the VM did, which has gone on
+                                                       # and goes on. Fails where it cannot; then it is to be ended
 }
 
 struct ProbeReport {

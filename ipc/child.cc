@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ipc/child.h"
 
+#include <execinfo.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <unistd.h>
@@ -76,6 +77,9 @@ int RunChild(int argc, char** argv, const SyscallPolicy& policy, const ChildBody
     LimitStacks();
     ::signal(SIGPIPE, SIG_IGN);
     if (argc > 1) return PrintPolicy(argv[1], policy);
+    // KJ's exceptions know where they come from, by a library that a program which is not static loads the first time.
+    void* frame;
+    ::backtrace(&frame, 1);
     ChildSandbox sandbox(scope);
     NameProcess(argc > 0 ? argv[0] : "bulkhead");
     auto io = kj::setupAsyncIo();

@@ -120,7 +120,7 @@ struct DeviceGrants {
   memory @1 :MemoryGrant;
   files @2 :List(File);        # its host resources, in the order its kind defines
   settings @3 :AnyPointer;     # its kind's own settings struct
-  machine @4 :MachineControl;  # null but for the chipset
+  controlsMachine @4 :Bool;    # the chipset
   spinNs @5 :UInt32;           # how long its device thread may spin for the next exit
   sandbox @6 :SandboxGrant;
   packets @7 :PacketGrant;     # null but for the two sides of user-mode networking
@@ -161,6 +161,8 @@ interface DeviceHost {
   # The broker, as one device process sees it.
   grants @0 () -> (grants :DeviceGrants);
   ready @1 (device :Device, sandbox :SandboxReport) -> ();   # locked down, waiting for start
+  goOn @2 (device :Device) -> ();      # the same of a process that another broker started, and which has gone on since
+  machine @3 () -> (machine :MachineControl);   # for the chipset
 }
 
 interface MachineControl {
@@ -210,6 +212,7 @@ interface RunnerHost {
   deviceFailed @3 (device :UInt32, reason :Text) -> ();   # by index: no longer spoken to
   device @4 (index :UInt32) -> (wiring :DeviceWiring);    # one at a time: a message carries few descriptors
   deviceLate @5 (device :UInt32) -> ();   # by index: a vCPU has waited for it until the deadline, and waits on
+  goOn @6 (runner :Runner) -> ();         # as a device's
 }
 
 struct StopReason {

@@ -25,11 +25,11 @@ class FileServer final : public control::File::Server {
   OwnFd fd_;
 };
 
-// The socket of whoever offers a capability. Where no descriptor may come in, what a peer attaches is closed at once.
-// (A network that may attach none would not send any either.)
-class ServerStream final : public kj::AsyncCapabilityStream {
+// Where no descriptor may come in, what a peer attaches is closed at once. (A network that may attach none would not
+// send any either.)
+class GuardedStream final : public kj::AsyncCapabilityStream {
  public:
-  ServerStream(kj::Own<kj::AsyncCapabilityStream> inner, Descriptors descriptors)
+  GuardedStream(kj::Own<kj::AsyncCapabilityStream> inner, Descriptors descriptors)
       : inner_(kj::mv(inner)), descriptors_(descriptors) {}
 
   kj::Promise<ReadResult> tryReadWithFds(void* buffer, size_t min_bytes, size_t max_bytes, kj::AutoCloseFd* fds,
@@ -61,8 +61,8 @@ class ServerStream final : public kj::AsyncCapabilityStream {
     return inner_->write(pieces);
   }
   kj::Promise<void> whenWriteDisconnected() override { return inner_->whenWriteDisconnected(); }
-  // What a peer that breaks the protocol brings about. Its connection is about to be closed, and a locked-down process
-  // has no other system call for that.
+  // What the end of a connection brings about. It is about to be closed, and a locked-down process has no other system
+  // call for that.
   void shutdownWrite() override {}
 
  private:
@@ -70,9 +70,12 @@ class ServerStream final : public kj::AsyncCapabilityStream {
   const Descriptors descriptors_;
 };
 
-kj::Own<kj::AsyncCapabilityStream> WrapSocket(kj::LowLevelAsyncIoProvider& io, OwnFd socket) {
-  return io.wrapUnixSocketFd(
-      socket.Release(), kj::LowLevelAsyncIoProvider::TAKE_OWNERSHIP | kj::LowLevelAsyncIoProvider::ALREADY_CLOEXEC);
+kj::Own<kj::AsyncCapabilityStream> WrapSocket(kj::LowLevelAsyncIoProvider& io, OwnFd socket,
+                                              SocketMode mode = SocketMode::kAny) {
+  using Io = kj::LowLevelAsyncIoProvider;
+  unsigned flags = Io::TAKE_OWNERSHIP | Io::ALREADY_CLOEXEC;
+  if (mode == SocketMode::kNonBlocking) flags |= Io::ALREADY_NONBLOCK;
+  return io.wrapUnixSocketFd(socket.Release(), flags);
 }
 
 }  // namespace
@@ -80,13 +83,13 @@ kj::Own<kj::AsyncCapabilityStream> WrapSocket(kj::LowLevelAsyncIoProvider& io, O
 RpcConnection::RpcConnection(kj::LowLevelAsyncIoProvider& io, OwnFd socket, capnp::Capability::Client bootstrap,
                              Descriptors descriptors)
     : side_(Side::SERVER),
-      stream_(kj::heap<ServerStream>(WrapSocket(io, std::move(socket)), descriptors)),
+      stream_(kj::heap<GuardedStream>(WrapSocket(io, std::move(socket)), descriptors)),
       network_(*stream_, kMaxFdsPerMessage, side_, MessageLimits()),
       system_(capnp::makeRpcServer(network_, kj::mv(bootstrap))) {}
 
-RpcConnection::RpcConnection(kj::LowLevelAsyncIoProvider& io, OwnFd socket)
+RpcConnection::RpcConnection(kj::LowLevelAsyncIoProvider& io, OwnFd socket, SocketMode mode)
     : side_(Side::CLIENT),
-      stream_(WrapSocket(io, std::move(socket))),
+      stream_(kj::heap<GuardedStream>(WrapSocket(io, std::move(socket), mode), Descriptors::kTaken)),
       network_(*stream_, kMaxFdsPerMessage, side_, MessageLimits()),
       system_(capnp::makeRpcClient(network_)) {}
 

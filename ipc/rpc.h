@@ -14,7 +14,7 @@
 
 namespace bulkhead {
 
-// Where a child finds its connection to whoever started it: the only descriptor beside 0, 1 and 2 it is born with.
+// Where a child finds its connection to the broker. Beside it, 0, 1 and 2 it is born with ipc/broker_link.h's.
 inline constexpr int kControlFd = 3;
 
 // The most descriptors one message may carry (the kernel's SCM_MAX_FD is 253).
@@ -23,6 +23,9 @@ inline constexpr unsigned kMaxFdsPerMessage = 250;
 // What a peer that offers a capability does with descriptors that come with messages to it.
 enum class Descriptors { kRefused, kTaken };
 
+// Whether a socket does not block already; else it is made so, which takes a system call.
+enum class SocketMode { kAny, kNonBlocking };
+
 // One end of a two-party connection.
 class RpcConnection {
  public:
@@ -30,7 +33,7 @@ class RpcConnection {
   RpcConnection(kj::LowLevelAsyncIoProvider& io, OwnFd socket, capnp::Capability::Client bootstrap,
                 Descriptors descriptors);
   // A connection that offers nothing itself, and takes descriptors.
-  RpcConnection(kj::LowLevelAsyncIoProvider& io, OwnFd socket);
+  RpcConnection(kj::LowLevelAsyncIoProvider& io, OwnFd socket, SocketMode mode = SocketMode::kAny);
 
   template <typename Interface>
   typename Interface::Client Bootstrap() {

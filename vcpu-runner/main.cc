@@ -3,8 +3,8 @@
 // host resource and no device model.
 #include <unistd.h>
 
+#include "ipc/broker_link.h"
 #include "ipc/child.h"
-#include "ipc/rpc.h"
 #include "ipc/start_up_memory.h"
 #include "vcpu-runner/policy.h"
 #include "vcpu-runner/runner.h"
@@ -43,25 +43,33 @@ class RunnerServer final : public control::Runner::Server {
 };
 
 void Serve(kj::AsyncIoContext& io, ChildSandbox& sandbox) {
-  RpcConnection broker(*io.lowLevelProvider, OwnFd(kControlFd));
-  auto host = broker.Bootstrap<control::RunnerHost>();
+  BrokerLink broker(io);
+  auto host = broker.Host<control::RunnerHost>();
   Mailbox mailbox(io.unixEventPort);
   std::optional<Runner> runner;
   {
     auto response = host.grantsRequest().send().wait(io.waitScope);
     const auto grants = response.getGrants();
-    runner.emplace(grants, host, mailbox, io.waitScope);
+    runner.emplace(grants, broker, mailbox, io.waitScope);
     sandbox.Close(grants.getSandbox(), {{RLIMIT_NOFILE, kMaxDescriptors}, {RLIMIT_FSIZE, 0}, {RLIMIT_MEMLOCK, 0}},
                   RunnerPolicy());
   }
 
   auto ready = host.readyRequest();
-  ready.setRunner(kj::heap<RunnerServer>(*runner, io.provider->getTimer()));
+  const auto make_server = [&]() -> control::Runner::Client {
+    return kj::heap<RunnerServer>(*runner, io.provider->getTimer());
+  };
+  ready.setRunner(make_server());
   sandbox.Report(ready.initSandbox());
   ready.send().wait(io.waitScope);
   sandbox.Reported();
-  broker.OnDisconnect().exclusiveJoin(mailbox.Serve()).wait(io.waitScope);
-  // Without the broker there is no VM; the vCPU threads end with the process.
+  const auto letters = mailbox.Serve().eagerlyEvaluate(nullptr);
+  broker.Serve([&] {
+    auto go_on = broker.Host<control::RunnerHost>().goOnRequest();
+    go_on.setRunner(make_server());
+    return go_on.send().ignoreResult();
+  });
+  // Without a broker there is no VM; the vCPU threads end with the process.
   ::_exit(0);
 }
 

@@ -30,7 +30,8 @@ SyscallPolicy RunnerPolicy() {
   policy.Allow(SYS_newfstatat, "their kind and size");
   policy.Allow(SYS_futex, "exit rings, the gate");
   policy.Allow(SYS_epoll_wait, "control plane");
-  policy.Allow(SYS_recvmsg, "RPC");
+  policy.Allow(SYS_epoll_ctl, "another broker's connection");
+  policy.Allow(SYS_recvmsg, "RPC; another broker's connection");
   policy.Allow(SYS_writev, "RPC");
   policy.Allow(SYS_read, "mailbox");
   policy.Allow(SYS_write, "doorbells, mailbox, log");

@@ -6,9 +6,8 @@
 #include "vcpu-runner/kvm/kvm_vm.h"
 
 namespace bulkhead::runner {
-Runner::Runner(control::RunnerGrants::Reader grants, control::RunnerHost::Client host, Mailbox& mailbox,
-               kj::WaitScope& wait)
-    : host_(kj::mv(host)), mailbox_(mailbox), memory_(MapGrantedMemory(grants.getMemory(), wait)) {
+Runner::Runner(control::RunnerGrants::Reader grants, BrokerLink& broker, Mailbox& mailbox, kj::WaitScope& wait)
+    : broker_(broker), mailbox_(mailbox), memory_(MapGrantedMemory(grants.getMemory(), wait)) {
   machine_ = {.memory_bytes = memory_.size_bytes(), .vcpu_count = grants.getVcpuCount()};
   kernel_ = TakeFile(grants.getKernel(), wait);
   if (grants.hasInitrd()) initrd_ = TakeFile(grants.getInitrd(), wait);
@@ -22,8 +21,9 @@ Runner::Runner(control::RunnerGrants::Reader grants, control::RunnerHost::Client
   vm_ = OrThrow(CreateKvmVm(kvm.get()));
   OrThrow(vm_->AddMemory(memory_));
   router_ = std::make_unique<Router>(*vm_, machine_.memory_bytes);
+  auto host = broker_.Host<control::RunnerHost>();
   for (uint32_t i = 0; i < grants.getDeviceCount(); ++i) {
-    auto request = host_.deviceRequest();
+    auto request = host.deviceRequest();
     request.setIndex(i);
     auto response = request.send().wait(wait);
     AddDevice(i, response.getWiring(), grants, wait);
@@ -104,33 +104,40 @@ void Runner::MarkDeviceDead(size_t index) {
   if (index < devices_.size()) devices_[index]->MarkDead();
 }
 
+// From a vCPU's thread. Said until a broker has heard it.
+void Runner::Tell(std::function<kj::Promise<void>(control::RunnerHost::Client)> call) {
+  mailbox_.Post([this, call = std::move(call)] {
+    broker_.Tell([this, call] { return call(broker_.Host<control::RunnerHost>()); });
+  });
+}
+
 void Runner::ReportStop(const Exit& exit) {
   const auto* failure = std::get_if<FailureExit>(&exit);
-  mailbox_.Post([this, line = failure != nullptr ? failure->line : std::string()] {
-    auto request = host_.stoppedRequest();
+  Tell([line = failure != nullptr ? failure->line : std::string()](control::RunnerHost::Client host) {
+    auto request = host.stoppedRequest();
     if (line.empty()) {
       request.initReason().setReset();
     } else {
       request.initReason().setFailure(line);
     }
-    SendAndForget(kj::mv(request));
+    return request.send().ignoreResult();
   });
 }
 
 void Runner::ReportDeviceLate(size_t index) {
-  mailbox_.Post([this, index] {
-    auto request = host_.deviceLateRequest();
+  Tell([index](control::RunnerHost::Client host) {
+    auto request = host.deviceLateRequest();
     request.setDevice(static_cast<uint32_t>(index));
-    SendAndForget(kj::mv(request));
+    return request.send().ignoreResult();
   });
 }
 
 void Runner::ReportDeviceFailure(size_t index, const std::string& reason) {
-  mailbox_.Post([this, index, reason] {
-    auto request = host_.deviceFailedRequest();
+  Tell([index, reason](control::RunnerHost::Client host) {
+    auto request = host.deviceFailedRequest();
     request.setDevice(static_cast<uint32_t>(index));
     request.setReason(reason);
-    SendAndForget(kj::mv(request));
+    return request.send().ignoreResult();
   });
 }
 

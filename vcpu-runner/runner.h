@@ -3,9 +3,11 @@
 // lock-down and reads nothing hostile, Load and what follows after it.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
+#include "ipc/broker_link.h"
 #include "ipc/control.capnp.h"
 #include "ipc/mailbox.h"
 #include "vcpu-runner/boot/boot.h"
@@ -16,7 +18,7 @@ namespace bulkhead::runner {
 class Runner {
  public:
   // Creates the VM and all threads. Throws FatalError.
-  Runner(control::RunnerGrants::Reader grants, control::RunnerHost::Client host, Mailbox& mailbox, kj::WaitScope& wait);
+  Runner(control::RunnerGrants::Reader grants, BrokerLink& broker, Mailbox& mailbox, kj::WaitScope& wait);
 
   // Loads the guest and lets it run. Reads the kernel file: after lock-down.
   Result<void> Load();
@@ -28,11 +30,12 @@ class Runner {
  private:
   void AddDevice(size_t index, control::DeviceWiring::Reader wiring, control::RunnerGrants::Reader grants,
                  kj::WaitScope& wait);
+  void Tell(std::function<kj::Promise<void>(control::RunnerHost::Client)> call);
   void ReportStop(const Exit& exit);
   void ReportDeviceLate(size_t index);
   void ReportDeviceFailure(size_t index, const std::string& reason);
 
-  control::RunnerHost::Client host_;
+  BrokerLink& broker_;
   Mailbox& mailbox_;
   GuestMemory memory_;
   Machine machine_;

@@ -63,21 +63,25 @@ BrokerProcess::BrokerProcess(kj::AsyncIoContext& io, const std::string& title) {
 
 void BrokerProcess::Finish() {
   connection_.reset();
-  if (!reaped_) ::waitpid(pid_, nullptr, 0);
+  if (!reaped_) ::waitpid(pid_, &status_, 0);
   reaped_ = true;
 }
 
+bool BrokerProcess::HandedOver() {
+  Finish();
+  return WIFEXITED(status_) && WEXITSTATUS(status_) == control::HAND_OVER_STATUS;
+}
+
 std::string BrokerProcess::DescribeEnd() {
-  int status = 0;
-  connection_.reset();
-  if (!reaped_ && ::waitpid(pid_, &status, 0) == pid_) reaped_ = true;
+  Finish();
+  const int status = status_;
   if (WIFEXITED(status) && WEXITSTATUS(status) == kNotStarted) {
     return "start the broker: it cannot be executed; check that its file is whole and its file system not mounted "
            "noexec";
   }
   const std::string how = WIFSIGNALED(status) ? "killed by signal " + std::to_string(WTERMSIG(status))
                                               : "status " + std::to_string(WEXITSTATUS(status));
-  return "the broker ended unexpectedly (" + how + "), and the VM with it";
+  return "the broker ended unexpectedly (" + how + ")";
 }
 
 VmConnection::VmConnection(kj::AsyncIoContext& io, const std::string& name, RuntimeDir::Whose whose) {

@@ -28,9 +28,12 @@ class BrokerProcess {
   void Finish();
   // What became of a broker that hung up: "the broker ended unexpectedly (killed by signal 9)".
   std::string DescribeEnd();
+  // Whether one that hung up did so for another to take over (`bulkhead upgrade NAME broker`). Waits for its end.
+  bool HandedOver();
 
  private:
   pid_t pid_ = -1;
+  int status_ = 0;
   bool reaped_ = false;
   std::optional<RpcConnection> connection_;
 };

@@ -21,9 +21,10 @@ constexpr unsigned kMaxTapQueues = 8;
 constexpr uint64_t kMemoryOfVcpu = uint64_t{4} << 20;
 constexpr uint64_t kMapUsers = uint64_t{1} << CAP_SETUID | uint64_t{1} << CAP_SETGID;
 
-// Standard input and output, the log, the connection to the broker, and the control plane's event loop.
+// Standard input and output, the log, the connection to the broker, the socket that brings the next one's, and the
+// control plane's event loop.
 const std::vector<FdBound> kEveryChild = {
-    {FdKind::kNull, 2}, {FdKind::kPipe, 1}, {FdKind::kSocket, 1}, {FdKind::kEpoll, 1}, {FdKind::kSignalfd, 1},
+    {FdKind::kNull, 2}, {FdKind::kPipe, 1}, {FdKind::kSocket, 2}, {FdKind::kEpoll, 1}, {FdKind::kSignalfd, 1},
 };
 // The device thread's event loop and the exit ring. Each grant may still be held by the message it came with.
 const std::vector<FdBound> kEveryDevice = {{FdKind::kEpoll, 1}, {FdKind::kExitRing, 1}, {FdKind::kJournal, 1}};
@@ -56,27 +57,36 @@ const std::vector<Expectation>& Table() {
                   {FdKind::kDirectory, 4},          // of the VM's control socket, of the helpers, and cgroups
                   {FdKind::kEventfd, kAnyNumber},
                   {FdKind::kEpoll, 1},
-                  {FdKind::kSignalfd, 2},  // the event loop, and children that end or stop
+                  {FdKind::kSignalfd, 1},
                   {FdKind::kTimerfd, 1},
                   {FdKind::kKvm, 1},
                   {FdKind::kPidfd, 1, 1},
                   {FdKind::kSeccompListener, 1, 1},
                   {FdKind::kGuestMemory, 2, 1},
                   {FdKind::kPacketRing, 0, 3},
-                  {FdKind::kJournal, 0, 2},
+                  {FdKind::kJournal, 1, 2},
                   {FdKind::kExitRing, 0, 2}}},
       {.kind = "spawner",
        .executable = "bulkhead-spawner",
        .caged = false,
        .filtered = false,  // what it starts would inherit that
        .capabilities = kMapUsers,
-       .files = kAnyNumber,  // the launcher's standard output, and the programs
+       .all_exit_rings = true,
+       .files = kAnyNumber,  // the launcher's standard output, the programs, and that of user ids
+       // And of each process its own end of what leads there, and what is kept for another broker.
        .bounds = {{FdKind::kNull, 3},
-                  {FdKind::kSocket, 4},  // the launcher's standard output may be one
-                  {FdKind::kPipe, 3},
+                  {FdKind::kSocket, 6, 3},  // the launcher's standard output may be one, and consoles' connections are
+                  {FdKind::kPipe, 4, 1},
                   {FdKind::kTerminal, 3},
-                  {FdKind::kFile, 3, 2},
-                  {FdKind::kDirectory, 0, 1}}},  // cgroups
+                  {FdKind::kFile, 6, 2},
+                  {FdKind::kDirectory, 4, 1},  // cgroups
+                  {FdKind::kEventfd, kAnyNumber},
+                  {FdKind::kPidfd, 1, 1},
+                  {FdKind::kSeccompListener, 1, 1},
+                  {FdKind::kGuestMemory, 1},
+                  {FdKind::kPacketRing, 0, 1},
+                  {FdKind::kJournal, 1, 1},
+                  {FdKind::kExitRing, 0, 1}}},
       {.kind = "vcpu-runner",
        .executable = "bulkhead-vcpu-runner",
        .guest_memory = GuestMemoryUse::kAlways,
@@ -185,10 +195,14 @@ class Comparison {
     }
   }
 
-  // The broker says which processes there are; all must be its children, and none may be left out.
+  // The broker says which processes there are; all but itself and the spawner must be the spawner's children, and none
+  // may be left out. A spawner is another's child when its broker has ended.
   void CompareFamily() {
-    const ProcessFacts& broker = vm_.processes.front();
-    if (process_.pid != broker.pid && process_.parent != broker.pid) Differs("is not a child of the broker");
+    const auto spawner = std::find_if(vm_.processes.begin(), vm_.processes.end(),
+                                      [](const ProcessFacts& process) { return process.name == "spawner"; });
+    if (expected_.caged && (spawner == vm_.processes.end() || process_.parent != spawner->pid)) {
+      Differs("is not a child of the spawner");
+    }
     if (expected_.caged) return;
     for (const pid_t child : process_.children) {
       const auto listed = std::any_of(vm_.processes.begin(), vm_.processes.end(),

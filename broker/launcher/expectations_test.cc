@@ -21,7 +21,7 @@ ProcessFacts Child(const std::string& name, const std::string& kind, pid_t pid) 
   ProcessFacts facts;
   facts.name = name;
   facts.pid = pid;
-  facts.parent = 100;
+  facts.parent = 190;
   facts.exists = true;
   const uid_t uid = 70000 + static_cast<uid_t>(pid);
   facts.uids = {uid, uid, uid, uid};
@@ -35,7 +35,7 @@ ProcessFacts Child(const std::string& name, const std::string& kind, pid_t pid) 
   }
   facts.root = {.only_mount = true, .read_only = true, .empty = true};
   facts.hard_limits = {{"Max core file size", "0"}};
-  facts.descriptors = {{0, FdKind::kNull, "/dev/null"}, {3, FdKind::kSocket, "socket:[1]"}};
+  facts.descriptors = {{0, FdKind::kNull, "/dev/null"}, {3, FdKind::kSocket, "socket:[1]"}, {4, FdKind::kSocket, "socket:[2]"}};
   facts.memory.emplace();
   return facts;
 }
@@ -48,7 +48,9 @@ VmFacts Vm() {
                   Child("rng", "rng", 140),         Child("spawner", "spawner", 190)};
   ProcessFacts& broker = vm.processes[0];
   broker.parent = 1;
-  broker.children = {110, 120, 130, 140, 190};
+  broker.children = {190};
+  vm.processes.back().parent = 100;
+  vm.processes.back().children = {110, 120, 130, 140};
   for (ProcessFacts* process : {&broker, &vm.processes.back()}) {
     process->uids = {};
     process->gids = {};
@@ -207,8 +209,8 @@ TEST_P(Expectations, EachDifferenceIsSaidInALineThatNamesTheProcess) {
 
 const Change kChanges[] = {
     {"Ended", 3, [](auto& p) { p.exists = false; }, "not running"},
-    {"NoChildOfTheBroker", 3, [](auto& p) { p.parent = 1; }, "not a child"},
-    {"HiddenChild", 0, [](auto& p) { p.children.push_back(150); }, "process 150"},
+    {"NoChildOfTheSpawner", 3, [](auto& p) { p.parent = 1; }, "not a child"},
+    {"HiddenChild", 5, [](auto& p) { p.children.push_back(150); }, "process 150"},
     {"Executable", 2, [](auto& p) { p.executable = "/tmp/x"; }, "/tmp/x"},
     {"Capability", 2, [](auto& p) { p.threads[1].bounding = 0x200000; }, "0x200000"},
     {"BrokerCapability", 0, [](auto& p) { p.threads[0].permitted = 1; }, "capabilities"},
@@ -244,7 +246,7 @@ const Change kChanges[] = {
        p.descriptors->insert(p.descriptors->end(), 3, {20, FdKind::kKvmVcpu, "kvm-vcpu"});
      },
      "vCPU"},
-    {"SecondSocket", 4,
+    {"ThirdSocket", 4,
      [](auto& p) {
        p.descriptors->push_back({20, FdKind::kSocket, "socket:[9]"});
      },
@@ -265,7 +267,7 @@ const Change kChanges[] = {
      },
      "[bpf]"},
     {"OtherDevicesRing", 3, [](auto& p) { p.descriptors->at(5).target = "memfd:exits-rng"; }, "exits-rng"},
-    {"OtherGuestsMemory", 3, [](auto& p) { p.descriptors->at(4).target = "memfd:guest-web2"; }, "guest-web2"},
+    {"OtherGuestsMemory", 3, [](auto& p) { p.descriptors->at(5).target = "memfd:guest-web2"; }, "guest-web2"},
     {"OtherGuestsMapping", 3, [](auto& p) { p.memory->guest_memory[0].name = "memfd:guest-web2"; }, "guest-web2"},
     {"ExecutableMemory", 3,
      [](auto& p) {

@@ -64,6 +64,7 @@ constexpr const char* kSetLinkHelp = R"(Examples:
 constexpr const char* kUpgradeHelp = R"(Examples:
   bulkhead upgrade web1              every device that can be, one after the other
   bulkhead upgrade web1 disk0        this one
+  bulkhead upgrade web1 broker       the broker: nothing of the VM stops meanwhile
 The guest goes on meanwhile, and waits where it needs the device. What cannot be replaced while a VM runs: an interface
 with vhost=on, and the process that holds the connections of user-mode networking.)";
 
@@ -137,7 +138,7 @@ void AddRunOptions(CLI::App& app, RunOptions& run, Raw& raw) {
       ->type_name("WORD");
   app.add_option("--device-restarts", run.device_restarts,
                  "how often within a minute another process may take the place of one device's that died or hung, "
-                 "before the device is given up (default 10)")
+                 "before the device is given up; the same of the broker, with which the VM ends then (default 10)")
       ->type_name("N");
   app.add_option("--exit-deadline", run.exit_deadline_ms, "milliseconds a vCPU waits for a device (default 5000)")
       ->type_name("N");
@@ -286,9 +287,9 @@ std::function<ImgOptions()> AddCommands(CLI::App& app, CommandLine& line, Raw& r
   set_link->add_option("STATE", raw.link, "on or off")->required()->type_name("");
   set_link->footer(kSetLinkHelp);
   CLI::App* upgrade =
-      add("upgrade", "replace a running VM's device processes by the installed version", Command::kUpgrade);
+      add("upgrade", "replace processes of a running VM by the installed version", Command::kUpgrade);
   upgrade->add_option("NAME", line.vm.name, "the VM")->required()->type_name("");
-  upgrade->add_option("DEVICE", line.vm.device, "disk0, console, ... (default: all)")->type_name("");
+  upgrade->add_option("DEVICE", line.vm.device, "disk0, console, ..., or broker (default: all devices)")->type_name("");
   upgrade->footer(kUpgradeHelp);
   CLI::App* inspect = add("inspect", "a VM's processes and what the kernel lets them do", Command::kInspect);
   inspect->add_option("NAME", line.vm.name, "the VM")->required()->type_name("");

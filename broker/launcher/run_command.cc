@@ -11,6 +11,7 @@
 #include "broker/launcher/commands.h"
 #include "broker/launcher/img_session.h"
 #include "broker/launcher/runtime_dir.h"
+#include "broker/launcher/vm_brokers.h"
 #include "broker/launcher/vm_resources.h"
 #include "ipc/mailbox.h"
 #include "ipc/start_up_memory.h"
@@ -79,13 +80,18 @@ void TellMissingWalls(const std::string& name, capnp::List<capnp::Text>::Reader 
 }
 
 control::VmControl::Client CreateVm(const RunOptions& options, const RuntimeDir& directory, kj::AsyncIoContext& io,
-                                    BrokerProcess& broker, Signals& signals, const VmResources& resources,
+                                    VmBrokers& brokers, Signals& signals, const VmResources& resources,
                                     bool first_boot) {
-  auto request = broker.broker().createVmRequest();
+  auto request = brokers.current().broker().createVmRequest();
   resources.Fill(options, directory, request.initConfig());
-  auto created = request.send().then([&options, first_boot](auto response) -> control::VmControl::Client {
+  auto created = request.send().then([&](auto response) -> kj::Promise<control::VmControl::Client> {
     if (first_boot) TellMissingWalls(options.name, response.getMissingWalls());
-    return response.getVm();
+    auto spawner = response.getSpawner();
+    auto vm = response.getVm();
+    return spawner.getFd().then([&brokers, vm, spawner](kj::Maybe<int> fd) mutable -> control::VmControl::Client {
+      brokers.Keep(OrThrow(DuplicateFd(KJ_REQUIRE_NONNULL(fd))));
+      return kj::mv(vm);
+    });
   });
   auto interrupted = signals.FailOnFirst().then([]() -> control::VmControl::Client { KJ_UNREACHABLE; });
   return created.exclusiveJoin(kj::mv(interrupted)).wait(io.waitScope);
@@ -119,15 +125,28 @@ class Keyboard {
   std::optional<control::VmControl::Client> vm_;
 };
 
-// Runs the VM and carries the user's signals and keys until it has ended.
+// Carries the user's signals and keys until the VM has ended.
 capnp::Response<control::VmControl::WaitForEndResults> Attend(kj::AsyncIoContext& io, control::VmControl::Client vm,
                                                               Signals& signals, Keyboard& keyboard) {
-  SendAndForget(vm.resumeRequest());
   keyboard.Start(vm);
   StartUpMemory start_up(io.provider->getTimer());
   start_up.ForgetSoon();
   auto served = signals.Serve(vm).exclusiveJoin(keyboard.Serve()).eagerlyEvaluate([](kj::Exception&&) {});
   return vm.waitForEndRequest().send().wait(io.waitScope);
+}
+
+// The same, by whichever broker there is.
+capnp::Response<control::VmControl::WaitForEndResults> AttendAnyway(kj::AsyncIoContext& io,
+                                                                    control::VmControl::Client vm, VmBrokers& brokers,
+                                                                    Signals& signals, Keyboard& keyboard) {
+  for (;;) {
+    try {
+      return Attend(io, vm, signals, keyboard);
+    } catch (const kj::Exception& error) {
+      if (error.getType() != kj::Exception::Type::DISCONNECTED) throw;
+    }
+    vm = brokers.TakeOver();
+  }
 }
 
 // Writes the guest's last words: all there once the broker, and so everybody who could add to them, has ended. Whoever
@@ -169,16 +188,17 @@ int Report(const std::string& name, ExitReport::Reader report, int fatal_signal)
 // One boot, in processes of its own; true if another is due.
 bool BootOnce(const RunOptions& options, const RuntimeDir& directory, kj::AsyncIoContext& io, Signals& signals,
               Keyboard& keyboard, VmResources& resources, bool first_boot, int& status) {
-  BrokerProcess broker(io, "bulkhead:" + options.name + " broker");
+  VmBrokers brokers(io, options, directory, resources);
   try {
-    auto vm = CreateVm(options, directory, io, broker, signals, resources, first_boot);
-    auto end = Attend(io, kj::mv(vm), signals, keyboard);
-    broker.Finish();
+    auto vm = CreateVm(options, directory, io, brokers, signals, resources, first_boot);
+    SendAndForget(vm.resumeRequest());
+    auto end = AttendAnyway(io, kj::mv(vm), brokers, signals, keyboard);
+    brokers.Finish();
     if (options.reboot && end.getReport().getKind() == ExitReport::Kind::RESET) return true;
     status = Report(options.name, end.getReport(), signals.fatal());
   } catch (const kj::Exception& error) {
-    const std::string broker_end = broker.DescribeEnd();
-    if (error.getType() == kj::Exception::Type::DISCONNECTED) throw FatalError(broker_end);
+    const std::string broker_end = brokers.current().DescribeEnd();
+    if (error.getType() == kj::Exception::Type::DISCONNECTED) throw FatalError(broker_end + ", and the VM with it");
     if (signals.fatal() == 0) throw;
     std::fprintf(stderr, "bulkhead: %s\n", ReasonOf(error).c_str());
     status = kSignalStatus + signals.fatal();

@@ -68,10 +68,29 @@ void PrintVm(kj::AsyncIoContext& io, const std::string& name, nlohmann::json* al
   }
 }
 
-// Resolves to true when the VM has ended, which its broker says or shows by hanging up, to false when the time is up.
-kj::Promise<bool> EndsWithin(kj::AsyncIoContext& io, control::VmControl::Client vm, kj::Duration time) {
-  auto ended = vm.waitForEndRequest().send().then([](auto) { return true; }, [](kj::Exception&&) { return true; });
-  return ended.exclusiveJoin(io.provider->getTimer().afterDelay(time).then([] { return false; }));
+// Sends a request made by `ask`, and waits for the VM's end: true; false: the time is up. Another broker may take over
+// meanwhile, and is asked anew.
+template <typename Ask>
+bool EndsWithin(kj::AsyncIoContext& io, const std::string& name, kj::Duration time, Ask ask) {
+  kj::Timer& timer = io.provider->getTimer();
+  const auto until = timer.now() + time;
+  const RuntimeDir directory;
+  while (directory.Lives(name)) {
+    try {
+      VmConnection connection(io, name);
+      auto vm = connection.control();
+      SendAndForget(ask(vm));
+      auto ended = vm.waitForEndRequest().send().then([](auto) { return true; });
+      return ended.exclusiveJoin(timer.atTime(until).then([] { return false; })).wait(io.waitScope);
+    } catch (const kj::Exception& error) {
+      if (error.getType() != kj::Exception::Type::DISCONNECTED) throw;
+    } catch (const FatalError&) {
+      // Just starting or ending.
+    }
+    if (timer.now() >= until) return false;
+    timer.afterDelay(kGonePause).wait(io.waitScope);
+  }
+  return true;
 }
 
 // Returns when nothing is left of a VM that has ended, so that its name and its images can be used again.
@@ -87,13 +106,13 @@ void WaitUntilGone(kj::AsyncIoContext& io, const std::string& name) {
   }
 }
 
-// A broker that does not answer is ended by signal; everything of the VM goes with it.
-void KillVm(kj::AsyncIoContext& io, VmConnection& connection, const std::string& name) {
-  auto vm = connection.control();
-  auto ended = EndsWithin(io, vm, kPatience);
-  SendAndForget(vm.killRequest());
-  if (!ended.wait(io.waitScope) && ::kill(connection.broker_pid(), SIGKILL) != 0 && errno != ESRCH) {
-    ThrowErrno("VM '" + name + "': kill its broker");
+// A broker that does not answer is ended by signal, and the one that takes its place is asked.
+void KillVm(kj::AsyncIoContext& io, const std::string& name) {
+  const auto ask = [](control::VmControl::Client& vm) { return vm.killRequest(); };
+  const pid_t broker = VmConnection(io, name).broker_pid();
+  if (!EndsWithin(io, name, kPatience, ask)) {
+    if (::kill(broker, SIGKILL) != 0 && errno != ESRCH) ThrowErrno("VM '" + name + "': kill its broker");
+    EndsWithin(io, name, kPatience, ask);
   }
   WaitUntilGone(io, name);
 }
@@ -122,16 +141,14 @@ int PsCommand(const VmCommandOptions& options) {
 
 int StopCommand(const VmCommandOptions& options) {
   auto io = kj::setupAsyncIo();
-  VmConnection connection(io, options.name);
-  auto vm = connection.control();
-  auto ended = EndsWithin(io, vm, options.timeout_s * kj::SECONDS);
-  SendAndForget(vm.pressPowerButtonRequest());
-  if (ended.wait(io.waitScope)) {
+  { const VmConnection exists(io, options.name); }
+  const auto ask = [](control::VmControl::Client& vm) { return vm.pressPowerButtonRequest(); };
+  if (EndsWithin(io, options.name, options.timeout_s * kj::SECONDS, ask)) {
     WaitUntilGone(io, options.name);
     return 0;
   }
   if (options.force) {
-    KillVm(io, connection, options.name);
+    KillVm(io, options.name);
     return 0;
   }
   throw FatalError("VM '" + options.name + "': the guest did not shut down within " +
@@ -159,10 +176,28 @@ int SetLinkCommand(const VmCommandOptions& options) {
   return 0;
 }
 
+// The broker hangs up, and what it serves next is by another one.
+int UpgradeBroker(kj::AsyncIoContext& io, VmConnection& connection, const std::string& name) {
+  auto request = connection.control().upgradeRequest();
+  request.setDevice("broker");
+  try {
+    request.send().ignoreResult().wait(io.waitScope);
+  } catch (const kj::Exception& error) {
+    if (error.getType() != kj::Exception::Type::DISCONNECTED) throw FatalError("VM '" + name + "': " + ReasonOf(error));
+  }
+  VmConnection next(io, name);
+  KJ_IF_MAYBE (response, AskForReport(io, next.control())) {
+    std::printf("broker: replaced by process %d\n", response->getReport().getBrokerPid());
+    return 0;
+  }
+  throw FatalError("VM '" + name + "': no other broker has taken over");
+}
+
 // No time limit: each device takes its time, and its broker watches over that.
 int UpgradeCommand(const VmCommandOptions& options) {
   auto io = kj::setupAsyncIo();
   VmConnection connection(io, options.name);
+  if (options.device == "broker") return UpgradeBroker(io, connection, options.name);
   auto request = connection.control().upgradeRequest();
   request.setDevice(options.device);
   try {
@@ -179,8 +214,7 @@ int UpgradeCommand(const VmCommandOptions& options) {
 
 int KillCommand(const VmCommandOptions& options) {
   auto io = kj::setupAsyncIo();
-  VmConnection connection(io, options.name);
-  KillVm(io, connection, options.name);
+  KillVm(io, options.name);
   return 0;
 }
 

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the broker asks of its spawner and is answered: one packet each, with up to three descriptors. The spawner takes
-// the broker for locked down and maybe owned: all that it can be made to do then is to start again, in the place that
-// it was told of before, what it was told of before. Broker and spawner, main thread.
+// What the broker asks of its spawner and is answered: one message each, with descriptors (ipc/fd_message.h). The
+// spawner takes the broker for locked down and maybe owned: all that it can be made to do then is to start again, in
+// the place that it was told of before, what it was told of before, and to keep descriptors. Broker and spawner, main
+// thread.
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <string>
-#include <vector>
-
-#include "ipc/fd.h"
 
 namespace bulkhead::broker {
 
 // Where the spawner finds its connection.
 inline constexpr int kSpawnerFd = 3;
-// Of one broker's devices.
+// Of one VM's processes.
 inline constexpr uint32_t kMaxPrograms = 512;
+// That descriptors are kept under.
+inline constexpr size_t kMaxKeys = 2048;
 
 struct SpawnerRequest {
   enum Kind : uint32_t {
@@ -25,10 +25,20 @@ struct SpawnerRequest {
     kSpawn,     // starts it; answered with pid, pidfd, connection and log
     kRenew,     // the same with what is installed under its name now
     kKeep,      // from now on the number stands for what was started so last; answered with nothing
-    kListener,  // with a child's pidfd: takes its system call filter's listener, of number `number` in the child
+    kListener,  // answered with its process's system call filter's listener, of number `listener` in it
+    kAdopt,     // a new connection to its process; answered as kSpawn is, and with the listener if that was taken
+    kReap,      // answered with how its process ended; EAGAIN: it has not
+    kChanges,   // answered with an eventfd that tells when a process has ended or was stopped
+    kStopped,   // answered with the number of one that a signal has stopped since the last time, as pid; -1: none
+    kStore,     // keeps the descriptors under that number instead of those before; answered with nothing
+    kFetch,     // answered with these
+    kSettle,    // the VM runs. Not answered
   };
   Kind kind = kSpawn;
   uint32_t number = 0;
+  int32_t listener = -1;
+  uint64_t id =
+      0;  // of the question, which its answer has too: one that a broker asked before it died is answered to the next
   uint32_t uid = 0;
   bool has_uid = false;
   bool keeps_network = false;
@@ -37,8 +47,11 @@ struct SpawnerRequest {
 };
 
 struct SpawnerReply {
+  uint64_t id = 0;
   int32_t pid = 0;
-  int32_t code = 0;  // 0, or the errno of what failed
+  int32_t code = 0;      // 0, or the errno of what failed
+  int32_t end_code = 0;  // siginfo_t's, of one that has ended
+  int32_t end_status = 0;
   std::array<char, 512> message{};
 };
 
@@ -53,9 +66,5 @@ std::string GetText(std::array<char, N> field) {
   field.back() = 0;
   return field.data();
 }
-
-// One packet; EPIPE where the other end is gone, EAGAIN where a non-blocking socket has none.
-Result<void> SendPacket(const OwnFd& socket, const void* packet, size_t bytes, const std::vector<int>& fds);
-Result<void> ReceivePacket(const OwnFd& socket, void* packet, size_t bytes, std::vector<OwnFd>& fds);
 
 }  // namespace bulkhead::broker

@@ -9,7 +9,6 @@ namespace bulkhead::chipset {
 
 SyscallPolicy ChipsetPolicy() {
   SyscallPolicy policy = device::RuntimePolicy();
-  policy.Allow(SYS_epoll_ctl, "waiting for room in the debug console's output");
   policy.Allow(SYS_timerfd_settime, "RTC and PM timer interrupts; the timers exist already");
   return policy;
 }

@@ -8,6 +8,7 @@
 
 #include "device-procs/common/device_thread.h"
 #include "device-procs/common/exit_server.h"
+#include "ipc/broker_link.h"
 #include "ipc/child.h"
 #include "ipc/mailbox.h"
 #include "ipc/rpc.h"
@@ -144,8 +145,8 @@ Recorder TakeRecorder(control::DeviceGrants::Reader grants, kj::WaitScope& wait)
 }
 
 void Serve(const DeviceKind& kind, kj::AsyncIoContext& io, ChildSandbox& sandbox) {
-  RpcConnection broker(*io.lowLevelProvider, OwnFd(kControlFd));
-  auto host = broker.Bootstrap<control::DeviceHost>();
+  BrokerLink broker(io);
+  auto host = broker.Host<control::DeviceHost>();
   auto response = host.grantsRequest().send().wait(io.waitScope);
   const auto grants = response.getGrants();
 
@@ -158,10 +159,14 @@ void Serve(const DeviceKind& kind, kj::AsyncIoContext& io, ChildSandbox& sandbox
   context.memory = memory ? &*memory : nullptr;
   Recorder recorder = TakeRecorder(grants, io.waitScope);
   context.recorder = &recorder;
-  auto machine = grants.getMachine();
-  if (grants.hasMachine()) {
-    context.power_off = [&] { mailbox.Post([&] { SendAndForget(machine.powerOffRequest()); }); };
-    context.reset = [&] { mailbox.Post([&] { SendAndForget(machine.resetRequest()); }); };
+  if (grants.getControlsMachine()) {
+    const auto machine = [&] { return broker.Host<control::DeviceHost>().machineRequest().send().getMachine(); };
+    const BrokerLink::Call power_off = [machine] { return machine().powerOffRequest().send().ignoreResult(); };
+    const BrokerLink::Call reset = [machine] { return machine().resetRequest().send().ignoreResult(); };
+    context.power_off = [&broker, &mailbox, power_off] {
+      mailbox.Post([&broker, power_off] { broker.Tell(power_off); });
+    };
+    context.reset = [&broker, &mailbox, reset] { mailbox.Post([&broker, reset] { broker.Tell(reset); }); };
   }
 
   const std::unique_ptr<DeviceModel> device = kind.create(std::move(context));
@@ -184,15 +189,22 @@ void Serve(const DeviceKind& kind, kj::AsyncIoContext& io, ChildSandbox& sandbox
   sandbox.Close(grants.getSandbox(), {{RLIMIT_NOFILE, kMaxDescriptors}, {RLIMIT_MEMLOCK, 0}}, kind.policy,
                 kind.heap_bytes);
 
+  const auto make_server = [&]() -> control::Device::Client {
+    return kj::heap<DeviceServer>(thread, *device, recorder, server ? &*server : nullptr, io.provider->getTimer());
+  };
   auto ready = host.readyRequest();
-  ready.setDevice(
-      kj::heap<DeviceServer>(thread, *device, recorder, server ? &*server : nullptr, io.provider->getTimer()));
+  ready.setDevice(make_server());
   sandbox.Report(ready.initSandbox());
   ready.send().wait(io.waitScope);
   sandbox.Reported();
 
-  broker.OnDisconnect().exclusiveJoin(mailbox.Serve()).wait(io.waitScope);
-  // Without the broker there is nothing to serve; the kernel takes back the rest.
+  const auto letters = mailbox.Serve().eagerlyEvaluate(nullptr);
+  broker.Serve([&] {
+    auto go_on = broker.Host<control::DeviceHost>().goOnRequest();
+    go_on.setDevice(make_server());
+    return go_on.send().ignoreResult();
+  });
+  // Without a broker there is nothing to serve; the kernel takes back the rest.
   ::_exit(0);
 }
 
@@ -201,7 +213,8 @@ void Serve(const DeviceKind& kind, kj::AsyncIoContext& io, ChildSandbox& sandbox
 SyscallPolicy RuntimePolicy() {
   SyscallPolicy policy;
   policy.Allow(SYS_epoll_wait, "both event loops sleep here");
-  policy.Allow(SYS_recvmsg, "RPC, with descriptors");
+  policy.Allow(SYS_recvmsg, "RPC, with descriptors; another broker's connection");
+  policy.Allow(SYS_epoll_ctl, "what to wait for: another broker's connection, streams");
   policy.Allow(SYS_read, "eventfds, streams");
   policy.Allow(SYS_write, "eventfds: interrupts, wake-ups; the log, streams");
   policy.Allow(SYS_writev, "RPC");

@@ -10,7 +10,6 @@ namespace bulkhead::device {
 
 SyscallPolicy ConsolePolicy() {
   SyscallPolicy policy = RuntimePolicy();
-  policy.Allow(SYS_epoll_ctl, "waiting for input or for room, as the guest wants; new connections");
   policy.Allow(SYS_fcntl, "taking a new connection from its capability", {Equals(1, F_DUPFD_CLOEXEC)});
   return policy;
 }

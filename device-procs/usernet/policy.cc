@@ -25,7 +25,6 @@ void AllowOption(SyscallPolicy& policy, uint64_t level, uint64_t option, const c
 
 SyscallPolicy UserNetPolicy() {
   SyscallPolicy policy = device::RuntimePolicy();
-  policy.Allow(SYS_epoll_ctl, "sockets that come and go");
   AllowSocket(policy, AF_INET, SOCK_STREAM, 0, "TCP of the guest's");
   AllowSocket(policy, AF_INET6, SOCK_STREAM, 0, "TCP of the guest's, IPv6");
   AllowSocket(policy, AF_INET, SOCK_DGRAM, 0, "UDP of the guest's");

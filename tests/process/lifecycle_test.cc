@@ -1,45 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // How VMs end, and that nothing is left of them however they do.
-#include <gtest/gtest.h>
-#include <signal.h>
-
-#include "ipc/broker.capnp.h"
-#include "ipc/rpc.h"
-#include "tests/process/harness.h"
+#include "tests/process/running_vm.h"
 
 namespace bulkhead::test {
 namespace {
-
-class RunningVm {
- public:
-  explicit RunningVm(std::vector<std::string> more = {}, const std::string& payload = "idle") : name_(UniqueName()) {
-    std::vector<std::string> arguments{"run",  "--name",          name_,  "--kernel", Payload(payload), "--console",
-                                       "none", "--debug-console", "stdio"};
-    arguments.insert(arguments.end(), more.begin(), more.end());
-    command_ = std::make_unique<Command>(arguments);
-    const std::string sign = payload == "idle" ? "idle" : "ready";
-    started_ = command_->WaitForOutput(sign);
-  }
-  bool started() const { return started_; }
-  Command& command() { return *command_; }
-  const std::string& name() const { return name_; }
-  pid_t broker() const {
-    const std::string pids = RunBulkhead({"inspect", name_, "--json"}).output;
-    const size_t at = pids.find("\"broker_pid\"");
-    return at == std::string::npos ? -1 : std::stoi(pids.substr(pids.find(':', at) + 1));
-  }
-
- private:
-  std::string name_;
-  std::unique_ptr<Command> command_;
-  bool started_ = false;
-};
-
-// No process with the VM's name, and no file in the runtime directory.
-void ExpectNothingLeft(const std::string& name) {
-  EXPECT_TRUE(Eventually([&] { return ProcessesOf(name).empty(); }));
-  for (const std::string& file : RuntimeFiles()) EXPECT_EQ(file.find(name + "."), std::string::npos) << file;
-}
 
 TEST(Lifecycle, ProcessesCarryTheNamesOfVmAndDevice) {
   const TempDir dir;
@@ -142,17 +106,6 @@ TEST(Lifecycle, DeathOfTheLauncherEndsEverything) {
   ExpectNothingLeft(vm.name());
 }
 
-TEST(Lifecycle, DeathOfTheBrokerEndsEverything) {
-  RunningVm vm;
-  ASSERT_TRUE(vm.started()) << vm.command().errors();
-  const pid_t broker = vm.broker();
-  ASSERT_GT(broker, 0);
-  ASSERT_EQ(::kill(broker, SIGKILL), 0);
-  EXPECT_EQ(vm.command().Wait(), 1);
-  EXPECT_NE(vm.command().errors().find("broker"), std::string::npos) << vm.command().errors();
-  ExpectNothingLeft(vm.name());
-}
-
 TEST(Lifecycle, NameInUseIsRefused) {
   RunningVm vm;
   ASSERT_TRUE(vm.started()) << vm.command().errors();
@@ -173,19 +126,6 @@ TEST(Lifecycle, ImageInUseIsRefused) {
   EXPECT_NE(second.errors.find(image), std::string::npos) << second.errors;
   EXPECT_NE(second.errors.find("use"), std::string::npos) << second.errors;
 }
-
-// The socket that `bulkhead stop` and the like use.
-class ControlConnection {
- public:
-  explicit ControlConnection(const std::string& vm)
-      : io_(kj::setupAsyncIo()), rpc_(*io_.lowLevelProvider, ConnectTo(RuntimeDirectory() + "/" + vm + ".sock")) {}
-  control::VmControl::Client vm() { return rpc_.Bootstrap<control::VmControl>(); }
-  kj::WaitScope& wait() { return io_.waitScope; }
-
- private:
-  kj::AsyncIoContext io_;
-  RpcConnection rpc_;
-};
 
 TEST(Lifecycle, PausedVmMakesNoProgressUntilResumed) {
   RunningVm vm({"-c", "2"}, "ticking");

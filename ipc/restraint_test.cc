@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "broker/restraint.h"
+#include "ipc/restraint.h"
 
 #include <gtest/gtest.h>
 
-namespace bulkhead::broker {
+namespace bulkhead {
 namespace {
 
 constexpr int64_t kSecondNs = 1'000'000'000;
@@ -39,4 +39,4 @@ TEST(Restraint, OneThatDoesNotLastIsWaitedFor) {
 }
 
 }  // namespace
-}  // namespace bulkhead::broker
+}  // namespace bulkhead

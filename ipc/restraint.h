@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// How often a device process that keeps dying is started again, and how soon. Broker, main thread.
+// How often a process that keeps dying is followed by another, and how soon: a device's, by the broker, and a broker,
+// by the launcher. Main thread.
 #pragma once
 
 #include <cstdint>
 #include <deque>
 #include <optional>
 
-namespace bulkhead::broker {
+namespace bulkhead {
 
 class Restraint {
  public:
@@ -23,4 +24,4 @@ class Restraint {
   unsigned short_lives_ = 0;       // in a row
 };
 
-}  // namespace bulkhead::broker
+}  // namespace bulkhead

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "broker/restraint.h"
+#include "ipc/restraint.h"
 
 #include <algorithm>
 
-namespace bulkhead::broker {
+namespace bulkhead {
 namespace {
 
 constexpr int64_t kMs = 1'000'000;
@@ -26,4 +26,4 @@ std::optional<int64_t> Restraint::Died(int64_t now_ns) {
   return kFirstDelayNs << std::min(short_lives_ - kForgiven - 1, kMaxDoublings);
 }
 
-}  // namespace bulkhead::broker
+}  // namespace bulkhead
