@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace bulkhead {
 namespace {
@@ -48,6 +49,7 @@ Result<bool> PacketProducer::Push(std::span<const iovec> frame) {
   for (const iovec& piece : frame) CopyIn(static_cast<const std::byte*>(piece.iov_base), piece.iov_len);
   head_ += RecordBytes(bytes);
   memory_->head.store(head_, std::memory_order_seq_cst);
+  untold_ = true;
   return true;
 }
 
@@ -60,6 +62,7 @@ void PacketProducer::CopyIn(const std::byte* from, size_t bytes) {
 }
 
 bool PacketProducer::TakeWakeRequest() {
+  if (!std::exchange(untold_, false)) return false;
   // seq_cst on both sides: either we see the announcement, or the consumer's second look sees our frame.
   if (memory_->consumer_sleeping.load(std::memory_order_seq_cst) == 0) return false;
   return memory_->consumer_sleeping.exchange(0, std::memory_order_seq_cst) != 0;

@@ -43,7 +43,7 @@ class PacketProducer {
   // Publishes a frame of 1 to kMaxRingFrameBytes bytes (EMSGSIZE); false if there is no room for it. EPROTO: the peer's
   // index is impossible.
   Result<bool> Push(std::span<const iovec> frame);
-  // True once if the consumer was asleep when the last frame was published: the caller signals its eventfd.
+  // True once if the consumer is asleep and a frame was published since the last call: the caller signals its eventfd.
   bool TakeWakeRequest();
   // Whether less than half of the ring is free. Then the consumer has been asked for a signal when it is.
   Result<bool> Congested();
@@ -55,6 +55,7 @@ class PacketProducer {
   PacketRingMemory* memory_;
   uint32_t head_;
   uint32_t written_ = 0;  // of the frame in hand, from head_ on
+  bool untold_ = true;    // whoever had this end before may have ended in the middle
 };
 
 class PacketConsumer {

@@ -103,6 +103,16 @@ TEST_F(PacketRing, ASleeperIsWokenOnce) {
   EXPECT_FALSE(producer_.TakeWakeRequest());
 }
 
+TEST_F(PacketRing, NobodyIsWokenForNothing) {
+  EXPECT_TRUE(*Push("x"));
+  EXPECT_FALSE(producer_.TakeWakeRequest());
+  ExpectPops("x");
+  EXPECT_TRUE(consumer_.PrepareToSleep());
+  EXPECT_FALSE(producer_.TakeWakeRequest());
+  // One that goes on for another does not know what that one did not come to tell.
+  EXPECT_TRUE(PacketProducer(memory_.get()).TakeWakeRequest());
+}
+
 TEST_F(PacketRing, WhoWaitsForRoomIsToldWhenHalfIsFree) {
   const std::string frame(60'000, 'x');
   while (*Push(frame)) continue;

@@ -17,11 +17,13 @@ class NetPort {
  public:
   virtual ~NetPort() = default;
 
-  // Becomes readable, edge-triggered, when packets arrive and when the outside is gone.
+  // Becomes readable, edge-triggered, when packets arrive, when there is room again, and when the outside is gone.
   virtual int fd() const = 0;
   // Sends one packet; one that cannot be sent is lost, as on any wire. The error says why: ENODEV that the outside is
-  // gone.
+  // gone. EAGAIN: there is no room, and the packet may be sent again when there is.
   virtual Result<void> Send(std::span<const iovec> packet) = 0;
+  // A batch is sent; the outside need not have been told of it before.
+  virtual void Flush() {}
   // Takes the next packet in; its size in bytes, or 0 if there is none. One that is longer than the space loses its
   // end. ENODEV: the outside is gone.
   virtual Result<size_t> Receive(std::span<const iovec> space) = 0;

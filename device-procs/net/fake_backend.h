@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <deque>
 #include <memory>
@@ -22,6 +23,8 @@ class FakePort final : public NetPort {
   Result<void> Send(std::span<const iovec> packet) override {
     std::lock_guard lock(mutex_);
     if (gone_) return Error{ENODEV, "gone"};
+    if (room_ == 0) return Error{EAGAIN, "full"};
+    --room_;
     std::string& to = sent_.emplace_back();
     for (const iovec& piece : packet) to.append(static_cast<const char*>(piece.iov_base), piece.iov_len);
     return {};
@@ -48,6 +51,14 @@ class FakePort final : public NetPort {
     }
     SignalEventFd(event_.get());
   }
+  // For so many packets more.
+  void SetRoom(size_t packets) {
+    {
+      std::lock_guard lock(mutex_);
+      room_ = packets;
+    }
+    SignalEventFd(event_.get());
+  }
   void Disappear() {
     {
       std::lock_guard lock(mutex_);
@@ -69,6 +80,7 @@ class FakePort final : public NetPort {
   std::mutex mutex_;
   std::vector<std::string> sent_;
   std::deque<std::string> arriving_;
+  size_t room_ = SIZE_MAX;
   bool gone_ = false;
 };
 

@@ -36,10 +36,20 @@ class RingPort final : public NetPort {
   Result<void> Send(std::span<const iovec> packet) override {
     SkipHeader(packet, sent_);
     auto pushed = sending_.Push(sent_);
+    if (pushed.ok() && !*pushed) {
+      const auto congested = sending_.Congested();
+      if (!congested.ok()) return PortError(congested.error());
+      if (*congested) return Error{EAGAIN, "send a packet: the outside is not keeping up"};
+      pushed = sending_.Push(sent_);  // half of the ring became free meanwhile
+    }
     if (!pushed.ok()) return PortError(pushed.error());
-    if (!*pushed) return Error{ENOBUFS, "send a packet: the outside is not keeping up"};
-    if (sending_.TakeWakeRequest()) SignalEventFd(peer_.get());
+    if (!*pushed) return Error{ENOBUFS, "send a packet: the outside takes back room"};
     return {};
+  }
+
+  // Not for each packet: who is woken by the first may push this thread off the processor, and take them one by one.
+  void Flush() override {
+    if (sending_.TakeWakeRequest()) SignalEventFd(peer_.get());
   }
 
   Result<size_t> Receive(std::span<const iovec> space) override {

@@ -23,7 +23,8 @@ class TapPort final : public NetPort {
 
   Result<void> Send(std::span<const iovec> packet) override {
     const ssize_t sent = ::writev(file_.get(), packet.data(), static_cast<int>(packet.size()));
-    if (sent < 0) return PortError(errno, "send a packet to the tap");
+    // It does not say when it has room again.
+    if (sent < 0) return PortError(errno == EAGAIN ? ENOBUFS : errno, "send a packet to the tap");
     return {};
   }
 

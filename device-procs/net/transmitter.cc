@@ -29,17 +29,24 @@ void Transmitter::End() {
 
 bool Transmitter::Serve() {
   throttled_ns_ = 0;
+  blocked_ = false;
   if (!queue_.served()) return false;
   queue_.DisableKicks();
   unsigned left = kPacketsAtATime;
   while (left != 0) {
     if (throttle_.limited() && (throttled_ns_ = throttle_.WaitNs(Throttle::NowNs())) != 0) break;
     if (!queue_.Pop(chain_)) break;
-    if (!link_up_ || !Send(chain_)) counters_.dropped.Add(1);
+    const bool sent = link_up_ && Send(chain_);
+    if (blocked_) {
+      queue_.UndoPop(1);
+      break;
+    }
+    if (!sent) counters_.dropped.Add(1);
     queue_.Push({chain_.head, 0});
     notifier_.PacketDone();
     --left;
   }
+  port_.Flush();
   notifier_.BatchDone();
   return left == 0;
 }
@@ -64,8 +71,10 @@ bool Transmitter::Send(const Chain& chain) {
   vectors_.assign({iovec{&copy, copied}});
   if (!TranslatePieces(memory_, chain.readable, copied, packet_bytes - copied, vectors_).ok()) return false;
   if (vectors_.size() > kMaxVectors) return false;
-  if (throttle_.limited()) throttle_.Charge(Throttle::NowNs(), frame_bytes, 1);
-  if (auto sent = port_.Send(vectors_); !sent.ok()) {
+  const auto sent = port_.Send(vectors_);
+  blocked_ = !sent.ok() && sent.error().code == EAGAIN;
+  if (throttle_.limited() && !blocked_) throttle_.Charge(Throttle::NowNs(), frame_bytes, 1);
+  if (!sent.ok()) {
     gone_ = gone_ || sent.error().code == ENODEV;
     return false;
   }

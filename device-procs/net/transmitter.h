@@ -31,8 +31,9 @@ class Transmitter {
 
   // Sends what there is, as much as may be at a time; true if there is more. Kicks are not asked for.
   bool Serve();
-  // Asks for a kick at the next packet, unless the throttle is what holds back; true if there is one already.
-  bool EnableKicks() { return throttled_ns_ == 0 && queue_.EnableKicks(); }
+  // Asks for a kick at the next packet, unless the throttle or the port is what holds back; true if there is one
+  // already.
+  bool EnableKicks() { return throttled_ns_ == 0 && !blocked_ && queue_.EnableKicks(); }
   // How long the throttle keeps it from the next packet, as Serve found.
   uint64_t throttled_ns() const { return throttled_ns_; }
   void SetCoalescing(const CoalesceLimits& limits) { notifier_.SetLimits(limits); }
@@ -56,6 +57,7 @@ class Transmitter {
   Offloads offloads_;
   bool link_up_ = true;
   uint64_t throttled_ns_ = 0;
+  bool blocked_ = false;  // until the port has room
   bool gone_ = false;
   bool told_ = false;  // of a packet that was refused
   NetCounters counters_;

@@ -50,6 +50,28 @@ TEST_F(VirtioNetTest, LeavesSegmentsAndChecksumsToTheBackEnd) {
   EXPECT_TRUE(net_.port().TakeSent().empty()) << "not negotiated";
 }
 
+TEST_F(VirtioNetTest, WhatThePortHasNoRoomForStaysTheGuests) {
+  net_.SetUp(0);
+  net_.port().SetRoom(2);
+  auto& ring = net_.ring(kTransmit);
+  for (uint64_t i = 0; i < 4; ++i) {
+    const std::string packet = Packet({}, TestFrame(100 + i));
+    ring.PutText(NetDriver::kData + i * 256, packet);
+    ring.Add({{NetDriver::kData + i * 256, static_cast<uint32_t>(packet.size())}});
+  }
+  net_.Kick(kTransmit);
+  for (int i = 0; i < 2; ++i) net_.Wait(kTransmit);
+  // Stopped meanwhile, as for a pause, it leaves the rest in the queue.
+  net_.function().function().Pause();
+  EXPECT_EQ(ring.TakeUsed(), std::nullopt);
+  net_.function().function().Resume();
+  net_.port().SetRoom(2);
+  for (int i = 0; i < 2; ++i) net_.Wait(kTransmit);
+  const auto sent = net_.port().TakeSent();
+  ASSERT_EQ(sent.size(), 4u);
+  for (uint64_t i = 0; i < 4; ++i) EXPECT_EQ(sent[i], Packet({}, TestFrame(100 + i)));
+}
+
 TEST_F(VirtioNetTest, AMalformedPacketCostsThatPacketOnly) {
   net_.SetUp(kOffloads);
   auto& ring = net_.ring(kTransmit);
