@@ -36,7 +36,7 @@ class Costs:
 
     def counted(self, guest):
         guest.wrap = self.counter.command
-        guest.meter = lambda _: self.counter.read()
+        guest.meter = lambda _: self.counter.read
         return guest
 
     def note_least(self, metered):

@@ -6,7 +6,7 @@ import re
 import subprocess
 
 from net_guest import TAP, interface, tap
-from payload_guest import device_seconds, qemu_program
+from payload_guest import NAMED_THREADS, DeviceMeter, cgroup_for, qemu_program
 from vm import ROOT, Vm, held_signals
 
 PORT = 5002
@@ -35,7 +35,7 @@ class TcpGuest:
             return [self.program, "run", "--name", f"bench-{os.getpid()}-t{self.started}", "-m", "256", "--kernel", self.kernel,
                     "--initrd", self.initrd, "--append", append, "--disk", f"{self.tools},readonly", *devices]
         return [qemu_program(), "-M", "q35,accel=kvm", "-cpu", "host,arch-capabilities=off", "-nodefaults", "-no-user-config", "-display", "none",
-                "-m", "256", "-serial", "stdio", "-drive", f"file={self.tools},format=raw,if=none,id=disk,readonly=on",
+                "-m", "256", *NAMED_THREADS, "-serial", "stdio", "-drive", f"file={self.tools},format=raw,if=none,id=disk,readonly=on",
                 "-device", "virtio-blk-pci,drive=disk", *devices, "-kernel", self.kernel, "-initrd", self.initrd, "-append", append]
 
     @contextlib.contextmanager
@@ -55,20 +55,22 @@ class TcpGuest:
 
     def run(self, who, wire):
         """For each direction bytes per second, and the device side's CPU seconds for each byte."""
-        with self._host(wire):
+        command = self._command(who, wire)
+        with self._host(wire), cgroup_for(command) as cgroup:
             with held_signals():
-                vm = Vm(self._command(who, wire), os.path.join(self.directory, "log"))
+                vm = Vm(command, os.path.join(self.directory, "log"), cgroup)
             try:
-                taken = {}
+                taken, meter = {}, None
                 for direction in ("send", "receive"):
                     vm.wait_for(re.compile(f"next {direction}".encode()), PATIENCE_S)
-                    before = device_seconds(vm.pid)
+                    meter = meter or DeviceMeter(vm.pid)
+                    before = meter.read()
                     over = re.compile(rf"over {direction} seconds ([0-9.]+) bytes (\d+)\r?\n|exit status [1-9]".encode())
                     vm.wait_for(over, PATIENCE_S)
                     found = over.search(vm.seen)
                     if not found[2]:
                         raise vm.failure("iperf3 failed")
-                    taken[direction] = (int(found[2]) / float(found[1]), (device_seconds(vm.pid) - before) / int(found[2]))
+                    taken[direction] = (int(found[2]) / float(found[1]), (meter.read() - before) / int(found[2]))
                 return taken
             finally:
                 with held_signals():

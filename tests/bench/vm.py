@@ -17,6 +17,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 
 KVM_CREATE_VM, KVM_CREATE_VCPU, KVM_CREATE_IRQCHIP = 0xAE01, 0xAE41, 0xAE60
 PR_SET_PDEATHSIG = 1
+CGROUPS = "/sys/fs/cgroup"  # where hosts with version 2 alone have it
 CLONE_NEWNET = 0x40000000
 CPUCLOCK_SCHED = 2  # with a process's number, what clock_getcpuclockid(3) gives
 libc = ctypes.CDLL(None, use_errno=True)
@@ -89,11 +90,31 @@ def in_kvm_host(arguments, limit, processors=1, more=()):
             host.wait()
 
 
-class Vm:
-    """A running VMM; `exec_time` is taken in its process just before exec."""
+@contextlib.contextmanager
+def own_cgroup():
+    """For a VMM that makes none itself: one within one for all of its kind, as Bulkhead's VMs have, and QEMU's where libvirt
+    starts them. Else each of its threads would have as large a share of a busy processor as all of Bulkhead's VMs together.
+    None where the host's cgroups do not share the processor."""
+    with contextlib.ExitStack() as stack:
+        folder = CGROUPS
+        for name in (f"bench-{os.getpid()}", "vm"):
+            try:
+                with open(f"{folder}/cgroup.subtree_control", "w", encoding="ascii") as control:
+                    control.write("+cpu")
+                folder = f"{folder}/{name}"
+                os.mkdir(folder)
+            except OSError:
+                folder = None
+                break
+            stack.callback(os.rmdir, folder)
+        yield folder
 
-    def __init__(self, command, log):
-        self.command, self.log = command, log
+
+class Vm:
+    """A running VMM, in that cgroup if one is named; `exec_time` is taken in its process just before exec."""
+
+    def __init__(self, command, log, cgroup=None):
+        self.command, self.log, self.cgroup = command, log, cgroup
         self.pid = self.output = None
         self.seen, self.last_ns = b"", 0
         read_end, write_end = os.pipe()
@@ -115,6 +136,9 @@ class Vm:
             if os.getppid() != parent:
                 os._exit(127)
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            if self.cgroup:
+                with open(f"{self.cgroup}/cgroup.procs", "w", encoding="ascii") as members:
+                    members.write("0")
             os.setsid()  # a Ctrl-C at the terminal is this program's to handle
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(output, 1)

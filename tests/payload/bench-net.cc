@@ -216,6 +216,7 @@ bool Announce() {
 bool RunLoads() {
   if (!Start() || !Announce()) return false;
   PrintLine("begin ", Tsc());
+  PauseForReader();
   char name[] = "load0", text[64];
   for (; TextParameter(name, text, sizeof text); ++name[4]) {
     Load load;
