@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Load that notices when anything goes wrong with a device: blocks written, several at a time, and read back; random
-// bytes; numbered lines on the serial port; a clock that never jumps. Round after round, until the disk's last sector
-// begins with "stop". The disk must have 257 blocks of 4 KiB or more; what it holds is lost.
+// bytes; numbered lines on the serial port; a clock that never jumps; and, where there is a network interface, numbered
+// frames both ways. Round after round, until the disk's last sector begins with "stop". The disk must have 257 blocks
+// of 4 KiB or more; what it holds is lost.
+#include "tests/payload/lib/numbered_frame.h"
 #include "tests/payload/lib/virtio.h"
 
 using namespace payload;
+using namespace bulkhead::test;
 
 namespace {
 
@@ -131,6 +134,86 @@ bool PutNumberedLine(uint64_t number) {
   return Put('\n');
 }
 
+// One that is lost or comes twice is no fault of the device's, as on a wire; one that is changed or comes late is.
+class Wire {
+ public:
+  bool Start() {
+    if (!device_.Find(kVirtioNet)) return true;
+    if (!Expect("endure", "features of the interface refused", device_.Start(0))) return false;
+    if (!Expect("endure", "queue of the interface refused",
+                device_.SetUpQueue(0, &receive_) && device_.SetUpQueue(1, &transmit_)))
+      return false;
+    device_.Ready();
+    for (unsigned i = 0; i < sizeof mac_; ++i) mac_[i] = device_.Config<uint8_t>(i);
+    for (uint16_t room = 0; room < kRooms; ++room) Post(room);
+    receive_.Notify();
+    there_ = true;
+    return true;
+  }
+  bool Round() { return !there_ || (SendSome() && TakeArrived()); }
+
+ private:
+  static constexpr uint16_t kRooms = 16;
+  static constexpr unsigned kAtOnce = 3;
+  struct Room {
+    uint8_t header[12];
+    uint8_t frame[bulkhead::bench::kWholeFrame];
+  };
+
+  bool SendSome() {
+    const uint8_t host[6] = {2, 0, 0, 0, 0, 1};
+    for (unsigned i = 0; i < kAtOnce; ++i) {
+      Room& room = sent_[number_ % kRooms];
+      if (!Expect("endure", "a frame is not taken", Await([this] { return Reclaim(), under_way_ != kRooms; })))
+        return false;
+      const uint32_t bytes = PutNumberedFrame(room.frame, host, mac_, {++number_, got_});
+      const Buffer buffer{&room, static_cast<uint32_t>(sizeof room.header) + bytes, false};
+      transmit_.Add(&buffer, 1);
+      ++under_way_;
+    }
+    transmit_.Notify();
+    return true;
+  }
+  // They come back in their order.
+  void Reclaim() {
+    uint16_t head;
+    uint32_t bytes;
+    while (transmit_.TakeUsed(&head, &bytes)) --under_way_;
+  }
+  bool TakeArrived() {
+    uint16_t room;
+    uint32_t bytes;
+    bool any = false;
+    while (receive_.TakeUsed(&room, &bytes)) {
+      const uint32_t frame_bytes = bytes - static_cast<uint32_t>(sizeof rooms_[room].header);
+      Numbers numbers{};
+      if (!Expect("endure", "a frame was changed", TakeNumberedFrame(rooms_[room].frame, frame_bytes, &numbers)))
+        return false;
+      if (!Expect("endure", "a frame comes late", numbers.number >= got_)) return false;
+      got_ = numbers.number;
+      Post(room);
+      any = true;
+    }
+    if (any) receive_.Notify();
+    return true;
+  }
+  void Post(uint16_t room) {
+    const Buffer buffer{&rooms_[room], sizeof rooms_[room], true};
+    receive_.Describe(room, &buffer, 1);
+    receive_.Offer(room);
+  }
+
+  VirtioDevice device_;
+  VirtioQueue receive_, transmit_;
+  bool there_ = false;
+  uint8_t mac_[6] = {};
+  uint32_t number_ = 0, got_ = 0;
+  unsigned under_way_ = 0;
+  Room sent_[kRooms], rooms_[kRooms];
+};
+
+Wire g_wire;
+
 bool Start() {
   if (!g_disk.Find(kVirtioBlock) || !g_rng.Find(kVirtioRng)) return Fail("endure", "no disk, or no entropy device");
   if (!Expect("endure", "features refused", g_disk.Start(kFeatureFlush) && g_rng.Start(0))) return false;
@@ -138,7 +221,7 @@ bool Start() {
     return false;
   g_disk.Ready();
   g_rng.Ready();
-  return true;
+  return g_wire.Start();
 }
 
 }  // namespace
@@ -150,7 +233,8 @@ void Main() {
   uint32_t clock = Clock();
   for (uint64_t round = 1;; ++round) {
     bool stop = false;
-    if (!WriteSome(round) || !ReadSome() || !TakeRandom() || !PutNumberedLine(round) || !IsTold(last_sector, &stop))
+    if (!WriteSome(round) || !ReadSome() || !TakeRandom() || !PutNumberedLine(round) || !g_wire.Round() ||
+        !IsTold(last_sector, &stop))
       return;
     const uint32_t now = Clock();
     if (!Expect("endure", "the clock has jumped", now - clock < kClockJumpTicks)) return;

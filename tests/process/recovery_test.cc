@@ -1,112 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // Device processes die, hang and are upgraded under a guest that checks all that it gets (tests/payload/endure.cc): it
 // notices nothing but a delay. BULKHEAD_CHAOS_FAULTS and BULKHEAD_CHAOS_SEED are for more of them than each run has.
-#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <array>
-#include <memory>
 #include <random>
 
-#include "tests/process/harness.h"
+#include "tests/process/enduring_vm.h"
+#include "tests/process/process_cgroup.h"
 
 namespace bulkhead::test {
 namespace {
 
-constexpr uint64_t kDiskBytes = 2 << 20;
-constexpr std::array kDevices{"disk0", "rng", "console", "chipset"};
-
-enum class Disk { kRaw, kQcow2 };
-
-class EnduringVm {
- public:
-  explicit EnduringVm(std::vector<std::string> more = {}, Disk disk = Disk::kRaw)
-      : name_(UniqueName()), image_(dir_.MakeImage("disk.img", kDiskBytes)), console_(dir_.Path("console.log")) {
-    std::vector<std::string> arguments{"run",    "--name",     name_,       "--kernel",         Payload("endure"),
-                                       "--disk", DiskOf(disk), "--console", "file=" + console_, "--debug-console",
-                                       "stdio"};
-    if (more.empty()) more = {"--device-restarts", "1000000"};
-    arguments.insert(arguments.end(), more.begin(), more.end());
-    command_ = std::make_unique<Command>(arguments);
-    started_ = command_->WaitForOutput("enduring");
-  }
-
-  bool started() const { return started_; }
-  const std::string& name() const { return name_; }
-  // Of Disk::kQcow2, which lies on the raw one: what the guest wrote.
-  std::string top() const { return dir_.Path("top.qcow2"); }
-  Command& command() { return *command_; }
-
-  // How many rounds it has told of.
-  uint64_t Rounds() const {
-    const std::string text = ReadFile(console_);
-    return static_cast<uint64_t>(std::count(text.begin(), text.end(), '\n'));
-  }
-  bool GoesOn() const {
-    const uint64_t before = Rounds();
-    return Eventually([&] { return Rounds() > before + 1; });
-  }
-  // Another process than that serves the device.
-  bool Replaced(const char* device, pid_t before) const {
-    return Eventually([&] {
-      const pid_t now = ProcessOf(name_, device);
-      return now > 0 && now != before;
-    });
-  }
-  // Sends the signal to the device's process, and waits for another one.
-  void Lose(const char* device, int signal) const {
-    const pid_t before = ProcessOf(name_, device);
-    ASSERT_EQ(SignalTo(name_, device, signal), 0) << device;
-    EXPECT_TRUE(Replaced(device, before)) << device;
-  }
-  void Stop() {
-    const OwnFd image(::open(image_.c_str(), O_WRONLY | O_CLOEXEC));
-    ASSERT_EQ(::pwrite(image.get(), "stop", 4, kDiskBytes - 512), 4);
-    ASSERT_EQ(::fsync(image.get()), 0);
-    EXPECT_EQ(command_->Wait(), 0) << command_->errors();
-    EXPECT_NE(command_->output().find("PASS endure"), std::string::npos) << command_->output() << command_->errors();
-    EXPECT_EQ(command_->errors().find("given up"), std::string::npos) << command_->errors();
-  }
-  // Each line is there, in its order. A kill in the middle of a write may repeat the end of what was written.
-  void ExpectConsoleComplete() const {
-    const std::string text = ReadFile(console_);
-    size_t at = 0;
-    for (uint64_t round = 1; round <= Rounds() && at != std::string::npos; ++round) {
-      at = text.find(std::to_string(round) + "\n", at);
-      if (at == std::string::npos) {
-        EXPECT_GT(round, 1u) << text;
-        break;
-      }
-    }
-  }
-
- private:
-  // The guest never writes where Stop does, so that comes through from below.
-  std::string DiskOf(Disk disk) const {
-    if (disk == Disk::kRaw) return image_;
-    const Finished made =
-        RunBulkhead({"img", "create", "-f", "qcow2", "-b", image_, "-F", "raw", "-o", "cluster_size=4k", top()});
-    EXPECT_EQ(made.status, 0) << made.errors;
-    return top() + ",format=qcow2,backing=" + image_ + ",backing-format=raw";
-  }
-
-  TempDir dir_;
-  std::string name_;
-  std::string image_;
-  std::string console_;
-  std::unique_ptr<Command> command_;
-  bool started_ = false;
-};
-
 TEST(Recovery, AnotherProcessTakesThePlaceOfEachDeviceThatIsKilled) {
   EnduringVm vm;
   ASSERT_TRUE(vm.started()) << vm.command().errors();
-  for (const char* device : kDevices) {
+  for (const std::string& device : vm.devices()) {
     vm.Lose(device, SIGKILL);
-    EXPECT_TRUE(vm.GoesOn()) << device << "\n" << vm.command().output() << vm.command().errors();
+    EXPECT_TRUE(vm.GoesOn()) << device << "\n" << vm.said();
   }
   vm.Stop();
   vm.ExpectConsoleComplete();
@@ -116,9 +28,9 @@ TEST(Recovery, InspectFindsTheWallsOfItsPredecessorAroundEach) {
   if (::geteuid() != 0) GTEST_SKIP() << "only root sees all that is verified";
   EnduringVm vm;
   ASSERT_TRUE(vm.started()) << vm.command().errors();
-  for (const char* device : kDevices) vm.Lose(device, SIGKILL);
+  for (const std::string& device : vm.devices()) vm.Lose(device, SIGKILL);
   EXPECT_TRUE(vm.GoesOn());
-  const Finished verified = RunBulkhead({"inspect", vm.name(), "--verify"});
+  const Finished verified = vm.Run({"inspect", vm.name(), "--verify"});
   EXPECT_EQ(verified.status, 0) << verified.output;
   vm.Stop();
 }
@@ -136,7 +48,7 @@ TEST(Recovery, OneThatHangsIsReplacedToo) {
 // How many deaths that takes is a matter of how fast this machine starts processes: two that are less than a minute
 // apart.
 TEST(Recovery, OneThatKeepsDyingIsGivenUpAndTheVmGoesOn) {
-  EnduringVm vm({"--device-restarts", "1"});
+  EnduringVm vm({.more = {"--device-restarts", "1"}});
   ASSERT_TRUE(vm.started()) << vm.command().errors();
   const auto given_up = [&] {
     return vm.command().errors().find("device given up: rng was killed by signal 9 (Killed), after 1 others") !=
@@ -158,13 +70,13 @@ TEST(Recovery, OneThatKeepsDyingIsGivenUpAndTheVmGoesOn) {
 TEST(Recovery, UpgradeReplacesEveryDevice) {
   EnduringVm vm;
   ASSERT_TRUE(vm.started()) << vm.command().errors();
-  std::array<pid_t, kDevices.size()> before{};
-  for (size_t i = 0; i < kDevices.size(); ++i) before[i] = ProcessOf(vm.name(), kDevices[i]);
+  std::vector<pid_t> before;
+  for (const std::string& device : vm.devices()) before.push_back(ProcessOf(vm.name(), device));
   const Finished all = RunBulkhead({"upgrade", vm.name()});
   EXPECT_EQ(all.status, 0) << all.errors;
-  for (size_t i = 0; i < kDevices.size(); ++i) {
-    EXPECT_NE(all.output.find(std::string(kDevices[i]) + ": replaced"), std::string::npos) << all.output;
-    EXPECT_NE(ProcessOf(vm.name(), kDevices[i]), before[i]) << kDevices[i];
+  for (size_t i = 0; i < before.size(); ++i) {
+    EXPECT_NE(all.output.find(vm.devices()[i] + ": replaced"), std::string::npos) << all.output;
+    EXPECT_NE(ProcessOf(vm.name(), vm.devices()[i]), before[i]) << vm.devices()[i];
   }
   EXPECT_TRUE(vm.GoesOn());
   EXPECT_EQ(RunBulkhead({"upgrade", vm.name(), "disk0"}).output.find("disk0: replaced"), 0u);
@@ -174,24 +86,116 @@ TEST(Recovery, UpgradeReplacesEveryDevice) {
   vm.Stop();
 }
 
+// One that is slow is none that has died.
+TEST(Recovery, OneThatAnswersLateGoesOn) {
+  EnduringVm vm({.more = {"--exit-deadline", "60000"}});
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  for (const std::string& device : vm.devices()) {
+    const pid_t before = ProcessOf(vm.name(), device);
+    const auto cgroup = ProcessCgroup::Of(before);
+    if (!cgroup) GTEST_SKIP() << "holding a process without a signal takes root and cgroup v2";
+    ASSERT_TRUE(cgroup->Hold()) << device;
+    const uint64_t rounds = vm.Rounds();
+    ::usleep(300'000);
+    // Of a round that was under way the line may come yet; the interface is the one that no round waits for.
+    if (device != "net0") {
+      EXPECT_LE(vm.Rounds(), rounds + 1) << device;
+    }
+    cgroup->LetGo();
+    EXPECT_TRUE(vm.GoesOn()) << device << "\n" << vm.said();
+    EXPECT_EQ(ProcessOf(vm.name(), device), before) << device;
+  }
+  vm.Stop();
+  EXPECT_EQ(vm.command().errors().find("takes its place"), std::string::npos) << vm.command().errors();
+  vm.ExpectConsoleComplete();
+}
+
+TEST(Recovery, OneThatAnswersTooLateIsReplaced) {
+  EnduringVm vm({.more = {"--exit-deadline", "500", "--device-restarts", "1000000"}});
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  for (const char* device : {"chipset", "console"}) {
+    const pid_t before = ProcessOf(vm.name(), device);
+    const auto cgroup = ProcessCgroup::Of(before);
+    if (!cgroup) GTEST_SKIP() << "holding a process without a signal takes root and cgroup v2";
+    ASSERT_TRUE(cgroup->Hold()) << device;
+    // Its successor is born in the same cgroup.
+    EXPECT_TRUE(vm.command().WaitUntil([&] { return ProcessOf(vm.name(), device) != before; })) << device << "\n"
+                                                                                                << vm.said();
+    cgroup->LetGo();
+    EXPECT_TRUE(vm.Replaced(device, before)) << device;
+    EXPECT_TRUE(vm.GoesOn()) << device << "\n" << vm.said();
+    EXPECT_NE(vm.command().errors().find(std::string(device) + " did not answer the guest within 500 ms"),
+              std::string::npos)
+        << vm.command().errors();
+  }
+  vm.Stop();
+  vm.ExpectConsoleComplete();
+}
+
+TEST(Recovery, OneThatRunsOutOfMemoryIsReplaced) {
+  EnduringVm vm;
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  for (const std::string& device : vm.devices()) {
+    const pid_t before = ProcessOf(vm.name(), device);
+    const auto cgroup = ProcessCgroup::Of(before);
+    if (!cgroup) GTEST_SKIP() << "to limit a process's memory takes root and cgroup v2";
+    EXPECT_GE(cgroup->RunOutOfMemory(), 1u) << device;
+    EXPECT_TRUE(vm.Replaced(device, before)) << device;
+    EXPECT_TRUE(vm.GoesOn()) << device << "\n" << vm.said();
+  }
+  vm.Stop();
+  vm.ExpectConsoleComplete();
+}
+
+// What becomes of one device's process. Held ones and those without memory are for who may do that.
+class Faults {
+ public:
+  explicit Faults(const EnduringVm& vm) : vm_(vm) {}
+
+  // Of a kind by chance, to the process that serves this device, if there is one. Whether another one has to come.
+  bool Do(const std::string& device, pid_t pid, std::mt19937& random) const {
+    const unsigned kind = random() % 16;
+    const unsigned moment_us = random() % 30'000;
+    const auto cgroup = kind < 4 ? ProcessCgroup::Of(pid) : std::nullopt;
+    if (cgroup && kind < 2) return cgroup->RunOutOfMemory() != 0;
+    if (cgroup) {
+      if (!cgroup->Hold()) return false;
+      ::usleep(moment_us);
+      cgroup->LetGo();
+      return false;
+    }
+    if (kind < 6) return SignalTo(vm_.name(), device, SIGSTOP) == 0;
+    if (kind < 8) {
+      // Whether it is seen to be stopped is by chance, too.
+      SignalTo(vm_.name(), device, SIGSTOP);
+      SignalTo(vm_.name(), device, SIGCONT);
+      return false;
+    }
+    return SignalTo(vm_.name(), device, SIGKILL) == 0;
+  }
+
+ private:
+  const EnduringVm& vm_;
+};
+
 void DieManyTimes(EnduringVm& vm) {
   const unsigned faults = FromEnvironment("BULKHEAD_CHAOS_FAULTS", 40);
   const unsigned seed = FromEnvironment("BULKHEAD_CHAOS_SEED", 1);
   ASSERT_TRUE(vm.started()) << vm.command().errors();
   std::mt19937 random(seed);
+  const Faults kinds(vm);
   for (unsigned fault = 0; fault < faults; ++fault) {
-    const char* device = kDevices[random() % kDevices.size()];
-    const int signal = random() % 8 == 0 ? SIGSTOP : SIGKILL;
-    const pid_t before = ProcessOf(vm.name(), device);
+    const std::string& device = vm.devices()[random() % vm.devices().size()];
     // Nobody may be there: the fault before this one was the same device's.
-    if (before <= 0 || SignalTo(vm.name(), device, signal) != 0) continue;
+    const pid_t before = ProcessOf(vm.name(), device);
+    if (before <= 0 || !kinds.Do(device, before, random)) continue;
     // Now and then the next one follows at once.
     if (random() % 4 == 0) continue;
     ASSERT_TRUE(vm.Replaced(device, before)) << "fault " << fault << " of seed " << seed << ": " << device << "\n"
-                                             << vm.command().output() << vm.command().errors();
+                                             << vm.said();
     ::usleep(random() % 30'000);
   }
-  EXPECT_TRUE(vm.GoesOn()) << vm.command().output() << vm.command().errors();
+  EXPECT_TRUE(vm.GoesOn()) << vm.said();
   vm.Stop();
   vm.ExpectConsoleComplete();
 }
@@ -202,7 +206,7 @@ TEST(Recovery, ManyDeathsUnderLoad) {
 }
 
 TEST(Recovery, ManyDeathsUnderLoadOnAnImageWithTables) {
-  EnduringVm vm({}, Disk::kQcow2);
+  EnduringVm vm({.disk = Disk::kQcow2});
   DieManyTimes(vm);
   const Finished checked = RunBulkhead({"img", "check", vm.top()});
   constexpr int kLeaks = 3;

@@ -31,6 +31,7 @@ class OwnNamespace {
     if (!before_.valid() || ::unshare(CLONE_NEWNET) != 0) ThrowErrno("make a network namespace");
   }
   ~OwnNamespace() { ::setns(before_.get(), CLONE_NEWNET); }
+  OwnFd Open() const { return OwnFd(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)); }
 
  private:
   OwnFd before_;
@@ -69,6 +70,7 @@ bool TapNetwork::Possible() { return ::geteuid() == 0 && ::access("/dev/net/tun"
 
 TapNetwork::TapNetwork(unsigned queues) {
   const OwnNamespace own;
+  namespace_ = own.Open();
   // Nobody but the test says anything there.
   std::ofstream("/proc/sys/net/ipv6/conf/default/disable_ipv6") << "1";
   for (unsigned i = 0; i < queues; ++i) queues_.push_back(OpenQueue(queues > 1));
@@ -76,6 +78,13 @@ TapNetwork::TapNetwork(unsigned queues) {
   routes_ = OwnFd(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
   if (!routes_.valid()) ThrowErrno("make a netlink socket");
 }
+
+void TapNetwork::LeaveToOthers() {
+  if (::ioctl(queues_.front().get(), TUNSETPERSIST, 1) != 0) ThrowErrno("keep the tap");
+  queues_.clear();
+}
+
+bool TapNetwork::Enter() const { return ::setns(namespace_.get(), CLONE_NEWNET) == 0; }
 
 void TapNetwork::RemoveTap() const {
   sockaddr_ll address{};

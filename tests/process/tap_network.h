@@ -17,6 +17,10 @@ class TapNetwork {
   explicit TapNetwork(unsigned queues);
 
   std::vector<OwnFd> TakeQueues() { return std::move(queues_); }
+  // Leaves the tap to whoever opens "tap0" in that namespace, and takes the calling process there. What is needed after
+  // a fork takes no memory.
+  void LeaveToOthers();
+  bool Enter() const;
   void Send(const std::string& frame) const;
   // False, with errno, where there is no room for one more.
   bool TrySend(const std::string& frame) const;
@@ -33,6 +37,7 @@ class TapNetwork {
 
  private:
   std::vector<OwnFd> queues_;
+  OwnFd namespace_;
   OwnFd socket_;
   OwnFd routes_;  // a netlink socket in there
 };
