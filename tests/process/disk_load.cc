@@ -21,12 +21,32 @@ constexpr uint16_t kChain = 4;  // descriptors that a request may take
 constexpr uint64_t kDataAt = kBlock;
 constexpr uint64_t kFeatures =
     device::test::kVersion1 | device::FeatureBit(9) | device::FeatureBit(13) | device::FeatureBit(14);
-enum Type : uint32_t { kWrite = 1, kFlush = 4, kDiscard = 11, kWriteZeroes = 13 };
+
+// As virtio has them (virtio 1.2 §5.2.6).
+uint32_t TypeOf(Work work) {
+  switch (work) {
+    case Work::kRead:
+      return 0;
+    case Work::kWrite:
+      return 1;
+    case Work::kFlush:
+      return 4;
+    case Work::kDiscard:
+      return 11;
+    case Work::kWriteZeroes:
+      break;
+  }
+  return 13;
+}
 
 }  // namespace
 
 bool BlockHistory::Allows(uint64_t value) const {
   return std::find(values_.begin() + static_cast<ptrdiff_t>(flushed_), values_.end(), value) != values_.end();
+}
+
+bool BlockHistory::Holds(uint64_t value) const {
+  return std::find(values_.begin() + static_cast<ptrdiff_t>(completed_), values_.end(), value) != values_.end();
 }
 
 bool BlockHistory::Knows(uint64_t value) const {
@@ -59,12 +79,13 @@ class DiskLoad::Function final : public ProcessFunction {
 };
 
 DiskLoad::DiskLoad(DeviceProcess& process, std::vector<BlockHistory>& disk, uint64_t& next_value,
-                   std::mt19937_64& random)
+                   std::mt19937_64& random, Fates fates)
     : process_(process),
       function_(std::make_unique<Function>(process)),
       disk_(disk),
       next_value_(next_value),
-      random_(random) {
+      random_(random),
+      fates_(std::move(fates)) {
   static_assert(std::tuple_size_v<decltype(slots_)> * kChain <= Function::kQueueSize);
 }
 
@@ -94,7 +115,7 @@ void DiskLoad::Run(unsigned requests) {
 
 void DiskLoad::Settle() {
   while (AnyBusy()) Reap();
-  Begin(slots_[0], kFlush, 0, 0);
+  Begin(slots_[0], Work::kFlush, 0, 0);
   process_.Kick(0);
   while (flushing_) Reap();
 }
@@ -102,7 +123,7 @@ void DiskLoad::Settle() {
 void DiskLoad::Start() {
   Slot& slot = *std::find_if(slots_.begin(), slots_.end(), [](const Slot& s) { return !s.busy; });
   const uint64_t kind = random_() % 20;
-  if (kind == 0 && !flushing_) return Begin(slot, kFlush, 0, 0);
+  if (kind == 0 && !flushing_) return Begin(slot, Work::kFlush, 0, 0);
   uint64_t first = 0;
   uint64_t count = 0;
   do {
@@ -112,20 +133,23 @@ void DiskLoad::Start() {
     if (kind == 1) first = first / kMostBlocks * kMostBlocks;
     if (kind == 1) count = kMostBlocks;
   } while (!IsFree(first, count));
-  Begin(slot, kind == 1 ? kDiscard : kind < 4 ? kWriteZeroes : kWrite, first, count);
+  const Work other = fates_ && kind < 10 ? Work::kRead : Work::kWrite;
+  Begin(slot, kind == 1 ? Work::kDiscard : kind < 4 ? Work::kWriteZeroes : other, first, count);
 }
 
-void DiskLoad::Begin(Slot& slot, uint32_t type, uint64_t first, uint64_t count) {
-  slot = {.busy = true, .type = type, .first = first, .count = count};
+void DiskLoad::Begin(Slot& slot, Work work, uint64_t first, uint64_t count) {
+  slot = {.busy = true, .work = work, .first = first, .count = count};
   const Gpa header = Memory(slot);
   const Gpa data = header + kDataAt;
   QueueDriver& queue = function_->queue();
-  queue.Put(header, type);
+  queue.Put(header, TypeOf(work));
   queue.Put<uint32_t>(header + 4, 0);
-  queue.Put<uint64_t>(header + 8, type == kWrite ? first : 0);
+  queue.Put<uint64_t>(header + 8, work == Work::kWrite || work == Work::kRead ? first : 0);
   queue.Put<uint8_t>(header + 16, 0xFF);
   std::vector<Buffer> chain{{header, 16}};
-  if (type == kWrite) {
+  if (work == Work::kRead) {
+    chain.push_back({data, static_cast<uint32_t>(count * kBlock), true});
+  } else if (work == Work::kWrite) {
     std::vector<uint64_t> words;
     for (uint64_t i = 0; i < count; ++i) {
       disk_[first + i].Begin(++next_value_);
@@ -133,11 +157,11 @@ void DiskLoad::Begin(Slot& slot, uint32_t type, uint64_t first, uint64_t count) 
     }
     queue.PutText(data, {reinterpret_cast<const char*>(words.data()), words.size() * sizeof(uint64_t)});
     chain.push_back({data, static_cast<uint32_t>(count * kBlock)});
-  } else if (type != kFlush) {
+  } else if (work != Work::kFlush) {
     for (uint64_t i = 0; i < count; ++i) disk_[first + i].Begin(0);
     queue.Put<uint64_t>(data, first);
     queue.Put<uint32_t>(data + 8, static_cast<uint32_t>(count));
-    queue.Put<uint32_t>(data + 12, type == kWriteZeroes && random_() % 2 == 0 ? 1 : 0);
+    queue.Put<uint32_t>(data + 12, work == Work::kWriteZeroes && random_() % 2 == 0 ? 1 : 0);
     chain.push_back({data, 16});
   } else {
     flushing_ = true;
@@ -165,14 +189,41 @@ void DiskLoad::Reap() {
     const auto slot =
         std::find_if(slots_.begin(), slots_.end(), [&](const Slot& s) { return s.busy && HeadOf(s) == used->id; });
     ASSERT_NE(slot, slots_.end());
-    EXPECT_EQ(function_->queue().Get<uint8_t>(Memory(*slot) + 16), 0) << "request of type " << slot->type;
     slot->busy = false;
-    if (slot->type == kFlush) {
-      flushing_ = false;
-      for (BlockHistory& block : disk_) block.Flushed();
-    } else {
-      for (uint64_t i = 0; i < slot->count; ++i) disk_[slot->first + i].Completed();
-    }
+    End(*slot);
+  }
+}
+
+void DiskLoad::End(Slot& slot) {
+  constexpr uint8_t kIoError = 1;
+  const uint8_t status = function_->queue().Get<uint8_t>(Memory(slot) + 16);
+  if (slot.work == Work::kFlush) flushing_ = false;
+  const Fate fate = fates_ ? fates_(slot.work, slot.first, slot.count) : Fate::kSucceeds;
+  const auto what = [&] {
+    return "request of type " + std::to_string(TypeOf(slot.work)) + ", blocks " + std::to_string(slot.first) + " + " +
+           std::to_string(slot.count);
+  };
+  if (fate == Fate::kFails || (fate == Fate::kEither && status != 0)) {
+    EXPECT_EQ(status, kIoError) << what();
+    ++failed_;
+    return;
+  }
+  EXPECT_EQ(status, 0) << what();
+  if (slot.work == Work::kFlush) {
+    for (BlockHistory& block : disk_) block.Flushed();
+  } else if (slot.work == Work::kRead) {
+    ExpectHeld(slot);
+  } else {
+    for (uint64_t i = 0; i < slot.count; ++i) disk_[slot.first + i].Completed();
+  }
+}
+
+void DiskLoad::ExpectHeld(const Slot& slot) {
+  const std::string text =
+      function_->queue().GetText(Memory(slot) + kDataAt, static_cast<uint32_t>(slot.count * kBlock));
+  const auto bytes = std::as_bytes(std::span(text));
+  for (uint64_t i = 0; i < slot.count; ++i) {
+    ASSERT_TRUE(disk_[slot.first + i].Holds(BlockValue(bytes, i))) << "block " << slot.first + i;
   }
 }
 

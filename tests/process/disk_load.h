@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <random>
 #include <span>
@@ -27,6 +28,8 @@ class BlockHistory {
   void Flushed() { flushed_ = promised_; }
   // What it had at the last flush that was waited for, or anything written since.
   bool Allows(uint64_t value) const;
+  // What a read may find: the value that was waited for last, or one of those whose write failed since.
+  bool Holds(uint64_t value) const;
   // What it ever had.
   bool Knows(uint64_t value) const;
   // The last value, which a flush has promised, is all that counts.
@@ -42,22 +45,30 @@ class BlockHistory {
 // Of a disk's content, block `index`; fails if it is torn.
 uint64_t BlockValue(std::span<const std::byte> content, uint64_t index);
 
+// What is to become of a request.
+enum class Fate : uint8_t { kSucceeds, kFails, kEither };
+enum class Work : uint8_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes };
+using Fates = std::function<Fate(Work work, uint64_t first_block, uint64_t blocks)>;
+
 // Requests of all kinds to one process, several at a time, no two to the same block.
 class DiskLoad {
  public:
-  DiskLoad(DeviceProcess& process, std::vector<BlockHistory>& disk, uint64_t& next_value, std::mt19937_64& random);
+  // Without fates all succeed, and nothing is read.
+  DiskLoad(DeviceProcess& process, std::vector<BlockHistory>& disk, uint64_t& next_value, std::mt19937_64& random,
+           Fates fates = nullptr);
   ~DiskLoad();
 
   // Ends with requests under way.
   void Run(unsigned requests);
   // Flushes, once all else has ended.
   void Settle();
+  uint64_t failed() const { return failed_; }  // requests
 
  private:
   class Function;
   struct Slot {
     bool busy = false;
-    uint32_t type = 0;
+    Work work = Work::kRead;
     uint64_t first = 0;
     uint64_t count = 0;
   };
@@ -68,11 +79,13 @@ class DiskLoad {
   bool AnyBusy() const;
   bool IsFree(uint64_t first, uint64_t count) const;
   void Start();
-  void Begin(Slot& slot, uint32_t type, uint64_t first, uint64_t count);
+  void Begin(Slot& slot, Work work, uint64_t first, uint64_t count);
   // In descriptors of the slot's own: requests end in any order.
   void Offer(const Slot& slot, const std::vector<device::test::Buffer>& chain);
   // Waits for the end of something.
   void Reap();
+  void End(Slot& slot);
+  void ExpectHeld(const Slot& slot);
 
   DeviceProcess& process_;
   std::unique_ptr<Function> function_;
@@ -81,6 +94,8 @@ class DiskLoad {
   std::mt19937_64& random_;
   std::array<Slot, 16> slots_;
   bool flushing_ = false;
+  const Fates fates_;
+  uint64_t failed_ = 0;
 };
 
 }  // namespace bulkhead::test

@@ -99,6 +99,12 @@ std::vector<std::byte> RecordingFile::bytes() const {
   return bytes_;
 }
 
+void RecordingFile::SetFaults(Fault fault, bool ends_early) {
+  const std::scoped_lock lock(mutex_);
+  fault_ = std::move(fault);
+  ends_early_ = ends_early;
+}
+
 void RecordingFile::Serve() {
   for (;;) {
     std::array<pollfd, 2> events{pollfd{fuse_.get(), POLLIN, 0}, pollfd{stop_.get(), POLLIN, 0}};
@@ -162,20 +168,13 @@ bool RecordingFile::Answer(const fuse_in_header& header, std::span<const std::by
       Send({unique});
       return true;
     case FUSE_READ:
-      waiting_.push_back([this, unique, asked = From<fuse_read_in>(body)] {
-        const std::scoped_lock lock(mutex_);
-        const uint64_t from = std::min<uint64_t>(asked.offset, bytes_.size());
-        const uint64_t to = std::min<uint64_t>(from + asked.size, bytes_.size());
-        const auto start = bytes_.begin();
-        return Reply{unique, 0, {start + static_cast<ptrdiff_t>(from), start + static_cast<ptrdiff_t>(to)}};
-      });
+      waiting_.push_back([this, unique, asked = From<fuse_read_in>(body)] { return Read(unique, asked); });
       return true;
     case FUSE_WRITE: {
       const auto asked = From<fuse_write_in>(body);
       const auto data = body.subspan(sizeof asked, asked.size);
       waiting_.push_back([this, unique, asked, written = std::vector(data.begin(), data.end())]() mutable {
-        const fuse_write_out out{.size = asked.size, .padding = 0};
-        return Reply{unique, Change(asked.offset, std::move(written)), BytesOf(out)};
+        return Write(unique, asked, std::move(written));
       });
       return true;
     }
@@ -185,11 +184,7 @@ bool RecordingFile::Answer(const fuse_in_header& header, std::span<const std::by
       });
       return true;
     case FUSE_FSYNC:
-      waiting_.push_back([this, unique, promised = log_.next_number()] {
-        const std::scoped_lock lock(mutex_);
-        log_.Flushed(promised);
-        return Reply{unique};
-      });
+      waiting_.push_back([this, unique, promised = log_.next_number()] { return Flush(unique, promised); });
       return true;
     default:
       return false;
@@ -216,7 +211,49 @@ void RecordingFile::Send(const Reply& reply) const {
   EXPECT_TRUE(sent >= 0 || errno == ENOENT) << "answer a FUSE request";
 }
 
+RecordingFile::Reply RecordingFile::Read(uint64_t unique, const fuse_read_in& asked) {
+  const std::scoped_lock lock(mutex_);
+  if (const int error = FaultOf(Access::kRead, asked.offset, asked.size); error != 0) return {unique, error};
+  const uint64_t from = std::min<uint64_t>(asked.offset, bytes_.size());
+  const uint64_t to = std::min<uint64_t>(from + asked.size, bytes_.size());
+  const auto start = bytes_.begin();
+  return {unique, 0, {start + static_cast<ptrdiff_t>(from), start + static_cast<ptrdiff_t>(to)}};
+}
+
+RecordingFile::Reply RecordingFile::Write(uint64_t unique, const fuse_write_in& asked, std::vector<std::byte> written) {
+  fuse_write_out out{};
+  {
+    const std::scoped_lock lock(mutex_);
+    if (const int error = FaultOf(Access::kChange, asked.offset, asked.size); error != 0) return {unique, error};
+    out.size = Part(asked.size);
+  }
+  written.resize(out.size);
+  return {unique, Change(asked.offset, std::move(written)), BytesOf(out)};
+}
+
+RecordingFile::Reply RecordingFile::Flush(uint64_t unique, uint64_t promised) {
+  const std::scoped_lock lock(mutex_);
+  if (const int error = FaultOf(Access::kFlush, 0, 0); error != 0) return {unique, error};
+  log_.Flushed(promised);
+  return {unique};
+}
+
+int RecordingFile::FaultOf(Access access, uint64_t offset, uint64_t size_bytes) const {
+  return fault_ ? fault_(access, offset, size_bytes) : 0;
+}
+
+uint32_t RecordingFile::Part(uint32_t size_bytes) {
+  constexpr uint32_t kBlockBytes = 512;
+  const uint32_t blocks = size_bytes / kBlockBytes;
+  if (!ends_early_ || blocks < 2 || random_() % 2 == 0) return size_bytes;
+  return static_cast<uint32_t>(1 + random_() % (blocks - 1)) * kBlockBytes;
+}
+
 int RecordingFile::Allocate(const fuse_fallocate_in& asked) {
+  {
+    const std::scoped_lock lock(mutex_);
+    if (const int error = FaultOf(Access::kChange, asked.offset, asked.length); error != 0) return error;
+  }
   const bool keeps_size = (asked.mode & FALLOC_FL_KEEP_SIZE) != 0;
   const uint64_t size = bytes_.size();
   uint64_t from = asked.offset;
