@@ -159,7 +159,8 @@ PROCESS_TEST_SRC := $(wildcard tests/process/*.cc)
 # Started as the broker starts them, spoken to as the runner does.
 DEVICE_DRIVER_OBJ := $(call objects,$(filter-out broker/main.cc,$(BROKER_SRC)) vcpu-runner/device_channel.cc) \
   $(filter %_settings.capnp.o,$(SCHEMA_OBJECTS)) $(IPC_OBJ)
-$(BUILD)/tests/process: $(call objects,$(PROCESS_TEST_SRC)) $(DEVICE_DRIVER_OBJ) $(BLOCK_OBJ)
+$(BUILD)/tests/process: $(call objects,$(PROCESS_TEST_SRC)) $(DEVICE_DRIVER_OBJ) $(BLOCK_OBJ) \
+  $(filter %_state.capnp.o,$(SCHEMA_OBJECTS))
 	$(call link,-lgtest_main -lgtest $(CHILD_LIBS) $(BLOCK_LIBS))
 
 # A hostile program in the place of each child, and what becomes of it.
@@ -261,7 +262,7 @@ help:
 	@echo 'make check              install what is missing, build, run every test'
 	@echo 'make fuzz T=name S=60   fuzz one decoder for so many seconds; without T, list them'
 	@echo 'make bench              time, memory and CPU time beside QEMU, in one table (as root); ROWS=name,name for some'
-	@echo 'make chaos SEED=1 N=1000 kill device processes under load that checks what it gets'
+	@echo 'make chaos SEED=1 N=1000 faults of device processes and their files, under load that checks what it gets'
 	@echo 'make bench-boot         what it costs to start a VM and to keep one, beside QEMU'
 	@echo 'make bench-contain      what a hung or hostile device process costs the others'
 	@echo 'make bench-images       what disk images cost, beside QEMU'
