@@ -80,9 +80,10 @@ class Tap final : public NetBackend {
 void CheckQueue(const OwnFd& queue, bool many) {
   ifreq request{};
   int header_bytes = 0;
-  if (::ioctl(queue.get(), TUNGETIFF, &request) != 0 || ::ioctl(queue.get(), TUNGETVNETHDRSZ, &header_bytes) != 0) {
-    ThrowErrno("look at the tap");
-  }
+  // The process before may have had it when it was there; that it is gone is found where packets are.
+  const bool seen = ::ioctl(queue.get(), TUNGETIFF, &request) == 0;
+  if (!seen && IsGone(errno)) return;
+  if (!seen || ::ioctl(queue.get(), TUNGETVNETHDRSZ, &header_bytes) != 0) ThrowErrno("look at the tap");
   const int wanted = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (many ? IFF_MULTI_QUEUE : 0);
   if ((request.ifr_flags & wanted) != wanted || header_bytes != int{sizeof(PacketHeader)}) {
     throw FatalError("the tap was not opened as it must be");

@@ -49,6 +49,11 @@ EnduringVm::EnduringVm(const Options& options)
                                      "file=" + console_,
                                      "--debug-console",
                                      "stdio"};
+  if (options.stranger) {
+    arguments.insert(arguments.end(), {"--append", "stranger=1"});
+  } else {
+    devices_.emplace_back("rng");
+  }
   if (TapNetwork::Possible()) {
     network_.emplace(1);
     network_->LeaveToOthers();
@@ -116,7 +121,9 @@ void EnduringVm::Stop() {
   ASSERT_EQ(::fsync(image.get()), 0);
   EXPECT_EQ(command_->Wait(), 0) << command_->errors();
   EXPECT_NE(command_->output().find("PASS endure"), std::string::npos) << said();
-  EXPECT_EQ(command_->errors().find("given up"), std::string::npos) << command_->errors();
+  for (const std::string& device : devices_) {
+    EXPECT_EQ(command_->errors().find("given up: " + device + " "), std::string::npos) << command_->errors();
+  }
   EXPECT_EQ(wire_ ? wire_->Fault() : "", "");
 }
 

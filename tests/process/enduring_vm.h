@@ -23,6 +23,8 @@ class EnduringVm {
     Disk disk = Disk::kRaw;
     std::string build_dir = {};  // of another `bulkhead` than the built one
     std::string name = {};
+    // In the place of the entropy device, which the guest does not use then, nor does anybody expect it to go on.
+    bool stranger = false;
   };
   EnduringVm() : EnduringVm(Options()) {}
   explicit EnduringVm(const Options& options);
@@ -65,7 +67,7 @@ class EnduringVm {
   const std::string build_dir_;
   const std::string image_;
   const std::string console_;
-  std::vector<std::string> devices_{"disk0", "rng", "console", "chipset"};
+  std::vector<std::string> devices_{"disk0", "console", "chipset"};
   std::optional<TapNetwork> network_;
   std::optional<Wire> wire_;
   std::unique_ptr<Command> command_;

@@ -28,6 +28,8 @@ void Wire::Serve() {
   while (!stop_) {
     if (!network_.WaitForFrame(kLookMs)) continue;
     const std::string frame = network_.Receive();
+    // The tap has been removed.
+    if (frame.empty()) continue;
     const std::string fault = Take(frame);
     if (fault.empty()) {
       Answer(frame);
