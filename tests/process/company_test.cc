@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What comes from outside a device's process, under a guest that checks all that it gets (tests/payload/endure.cc).
+// What comes from outside a device's process, under a guest that checks all that it gets (tests/payload/endure.cc): a
+// tap that is taken away, an upgrade by a program that does not take over.
 #include <gtest/gtest.h>
 #include <signal.h>
 
@@ -35,6 +36,36 @@ TEST(TapGone, TheLinkGoesDownAndTheVmGoesOn) {
   EXPECT_TRUE(Eventually(link_is_gone)) << vm.said();
   EXPECT_TRUE(Eventually([&] { return AllSleep(ProcessOf(vm.name(), "net0")); }));
   EXPECT_TRUE(vm.RoundsGoOn()) << vm.said();
+  vm.Stop();
+  vm.ExpectConsoleComplete();
+}
+
+// One that ends, or one that is of another kind.
+TEST(Upgrade, WhatDoesNotTakeOverLeavesTheProgramBefore) {
+  const TempDir product;
+  CopyProduct(product.path());
+  EnduringVm vm({.build_dir = product.path()});
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  const std::string built = BuildDir() + "/libexec/";
+  bool ends = false;
+  for (const std::string& device : vm.devices()) {
+    const std::string kind = "bulkhead-" + device.substr(0, device.find_last_not_of("0123456789") + 1);
+    const std::string other = built + (kind == "bulkhead-chipset" ? "bulkhead-rng" : "bulkhead-chipset");
+    ReplaceProgram(product.path(), kind, ends ? "/bin/true" : other);
+    const Finished refused = vm.Run({"upgrade", vm.name(), device});
+    EXPECT_EQ(refused.status, 1) << device;
+    EXPECT_NE(refused.errors.find("what is installed does not take over"), std::string::npos) << refused.errors;
+    EXPECT_NE(refused.errors.find("the program before goes on"), std::string::npos) << refused.errors;
+    EXPECT_TRUE(vm.GoesOn()) << device << "\n" << vm.said();
+    ends = !ends;
+  }
+  // That is the one that comes after a death, too.
+  vm.Lose("disk0", SIGKILL);
+  EXPECT_TRUE(vm.GoesOn()) << vm.said();
+  ReplaceProgram(product.path(), "bulkhead-disk", built + "bulkhead-disk");
+  const Finished upgraded = vm.Run({"upgrade", vm.name(), "disk0"});
+  EXPECT_EQ(upgraded.status, 0) << upgraded.errors;
+  EXPECT_TRUE(vm.GoesOn()) << vm.said();
   vm.Stop();
   vm.ExpectConsoleComplete();
 }

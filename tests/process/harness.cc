@@ -78,6 +78,21 @@ std::string BuildDir() { return fs::read_symlink("/proc/self/exe").parent_path()
 
 std::string Payload(const std::string& name) { return BuildDir() + "/payload/" + name + ".elf"; }
 
+void CopyProduct(const std::string& directory) {
+  const fs::path build = BuildDir();
+  fs::create_directory(directory + "/libexec");
+  fs::copy_file(build / "bulkhead", directory + "/bulkhead");
+  for (const auto& helper : fs::directory_iterator(build / "libexec")) {
+    fs::copy_file(helper.path(), directory + "/libexec/" + helper.path().filename().string());
+  }
+}
+
+void ReplaceProgram(const std::string& directory, const std::string& name, const std::string& by) {
+  const fs::path place = directory + "/libexec/" + name, next = place.string() + ".new";
+  fs::copy_file(by, next);
+  fs::rename(next, place);
+}
+
 Command::Command(std::vector<std::string> arguments, const Prepare& prepare) {
   auto [in_read, in_write] = MakePipe();
   auto [out_read, out_write] = MakePipe();

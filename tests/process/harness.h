@@ -33,6 +33,11 @@ std::string ReadFile(const std::string& path);
 std::string BuildDir();
 std::string Payload(const std::string& name);
 
+// Copies the product to a directory, where a Launch can name it, and puts a program in the place of one of its own,
+// which runs on as it is where it runs.
+void CopyProduct(const std::string& directory);
+void ReplaceProgram(const std::string& directory, const std::string& name, const std::string& by);
+
 // What a command is started with; may be changed in the new process before it becomes the command.
 struct Launch {
   std::string build_dir;
