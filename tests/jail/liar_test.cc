@@ -3,14 +3,11 @@
 // protocol is named and given up.
 #include <gtest/gtest.h>
 
-#include <filesystem>
-
 #include "tests/process/harness.h"
 
 namespace bulkhead::jail {
 namespace {
 
-namespace fs = std::filesystem;
 using test::Command;
 
 // The product with tests/liar in the place of bulkhead-rng.
@@ -18,13 +15,8 @@ class LiarTest : public testing::Test {
  protected:
   static void SetUpTestSuite() {
     dir_ = new test::TempDir;
-    const fs::path build = test::BuildDir();
-    fs::create_directory(dir_->Path("libexec"));
-    fs::copy_file(build / "bulkhead", dir_->Path("bulkhead"));
-    for (const auto& helper : fs::directory_iterator(build / "libexec")) {
-      const bool replaced = helper.path().filename() == "bulkhead-rng";
-      fs::copy_file(replaced ? build / "tests/liar" : helper.path(), dir_->Path("libexec") / helper.path().filename());
-    }
+    test::CopyProduct(dir_->path());
+    test::ReplaceProgram(dir_->path(), "bulkhead-rng", test::BuildDir() + "/tests/liar");
   }
   static void TearDownTestSuite() {
     delete dir_;

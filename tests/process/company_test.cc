@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What comes from outside a device's process, under a guest that checks all that it gets (tests/payload/endure.cc): a
-// tap that is taken away, an upgrade by a program that does not take over.
+// liar among the device processes, a tap that is taken away, an upgrade by a program that is none.
 #include <gtest/gtest.h>
 #include <signal.h>
 
@@ -17,6 +17,29 @@ bool AllSleep(pid_t pid) {
     return status.find("State:\tS") != std::string::npos;
   });
 }
+
+// tests/jail/liar.cc, in the place of the entropy device. The others do their work, and die and are replaced as ever.
+class BesideALiar : public testing::TestWithParam<const char*> {};
+
+TEST_P(BesideALiar, OthersGoOn) {
+  const TempDir product;
+  CopyProduct(product.path());
+  ReplaceProgram(product.path(), "bulkhead-rng", BuildDir() + "/tests/liar");
+  EnduringVm vm({.more = {"--exit-deadline", "60000", "--device-restarts", "1000000"},
+                 .build_dir = product.path(),
+                 .name = UniqueName() + "-" + GetParam(),
+                 .stranger = true});
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  for (const std::string& device : vm.devices()) {
+    EXPECT_TRUE(vm.GoesOn()) << device << "\n" << vm.said();
+    vm.Lose(device, SIGKILL);
+  }
+  EXPECT_TRUE(vm.GoesOn()) << vm.said();
+  vm.Stop();
+  vm.ExpectConsoleComplete();
+}
+
+INSTANTIATE_TEST_SUITE_P(Lies, BesideALiar, testing::Values("length"));
 
 TEST(TapGone, TheLinkGoesDownAndTheVmGoesOn) {
   if (!TapNetwork::Possible()) GTEST_SKIP() << "only root can make a tap, where there is /dev/net/tun";
