@@ -33,7 +33,8 @@ inline constexpr uint32_t kUdpBytes = 8;
 inline constexpr uint32_t kSegmentHeaderBytes = kEthernetBytes + kIp4Bytes + kTcpBytes;
 inline constexpr uint32_t kSmallestFrame = 60;  // of 64 bytes on a wire, with its checksum
 inline constexpr uint32_t kWholeFrame = 1514;
-inline constexpr uint32_t kLargestFrame = kEthernetBytes + 65535;
+// Linux cuts what has 64 KiB (gso_max_size) with its Ethernet header, whoever takes segments whole.
+inline constexpr uint32_t kLargestFrame = 65535;
 inline constexpr uint16_t kSegmentBytes = kWholeFrame - kSegmentHeaderBytes;
 
 inline void PutBig16(uint8_t* at, uint32_t value) {

@@ -60,7 +60,10 @@ bool Framing::Is(const uint8_t* at, Operation operation, uint32_t bytes) const {
     return type == kEtherTypeIp4 && protocol == kUdp && TakeBig16(frame + kEthernetBytes + kIp4Bytes) == udp_port_ &&
            TakeMessage(frame + kDatagramHeaderBytes, operation);
   }
-  if (bytes > kWholeFrame) return type == kEtherTypeIp4 && protocol == kTcp;
+  // One that was cut on its way is not the frame that was asked for.
+  if (bytes > kWholeFrame) {
+    return type == kEtherTypeIp4 && protocol == kTcp && kEthernetBytes + TakeBig16(frame + kEthernetBytes + 2) == bytes;
+  }
   return type == kEtherTypeTest && TakeMessage(frame + kEthernetBytes, operation);
 }
 
