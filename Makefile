@@ -190,12 +190,15 @@ $(BUILD)/tests/net-device-bench: $(call objects,tests/bench/net_device.cc tests/
 # The other end of the network benchmark's guest.
 $(BUILD)/tests/net-peer: $(call objects,tests/bench/net_peer.cc)
 	$(call link)
+# What frames cost where there is no VMM.
+$(BUILD)/tests/bare-tap: $(call objects,tests/bench/bare_tap.cc)
+	$(call link)
 # What KVM alone costs.
 $(BUILD)/tests/bare-vm: $(call objects,tests/bench/bare_vm.cc)
 	$(call link)
 
 .PHONY: tests
-tests: all $(addprefix $(BUILD)/tests/,unit process jail rogue rogue-img/bulkhead-img liar image-bench net-device-bench net-peer bare-vm)
+tests: all $(addprefix $(BUILD)/tests/,unit process jail rogue rogue-img/bulkhead-img liar image-bench net-device-bench net-peer bare-tap bare-vm)
 
 .PHONY: deps
 deps:
@@ -214,7 +217,7 @@ check:
 	@scripts/check
 
 .PHONY: bench
-bench: all $(addprefix $(BUILD)/tests/,image-bench net-peer bare-vm)
+bench: all $(addprefix $(BUILD)/tests/,image-bench net-peer bare-tap bare-vm)
 	@scripts/deps build run bench
 	@tests/bench/bench $(if $(ROWS),--rows $(ROWS))
 

@@ -2,7 +2,6 @@
 // What frames cost the real, sandboxed net process on a real tap, without a guest: this program is its driver, polls
 // its rings, and is the other end of the tap. Beside each row the limit: the same system calls for the same frames in a
 // loop that does nothing else. Root. Prints a table of microseconds; "CPU" is the net process's own.
-#include <poll.h>
 #include <sys/mman.h>
 
 #include <atomic>
@@ -13,7 +12,7 @@
 #include <fstream>
 #include <thread>
 
-#include "tests/bench/net_message.h"
+#include "tests/bench/bare_frames.h"
 #include "tests/bench/polled_queue.h"
 #include "tests/process/process_function.h"
 #include "tests/process/tap_network.h"
@@ -30,7 +29,8 @@ constexpr uint32_t kSlotBytes = 80 << 10;
 constexpr uint32_t kRoomBytes = 4096;
 constexpr Gpa kFrames{0x100000};
 constexpr Gpa kRooms = kFrames + uint64_t{kSlots} * kSlotBytes;
-constexpr uint8_t kGuest = 7, kHost = 1;
+using bench::kGuest;
+using bench::kHost;
 constexpr uint64_t kFeatures =
     FeatureBit(0) | FeatureBit(1) | FeatureBit(7) | FeatureBit(11) | FeatureBit(15) | FeatureBit(29) | FeatureBit(32);
 
@@ -47,18 +47,8 @@ double CpuOf(pid_t pid) {
   return static_cast<double>(time.tv_sec) * 1e6 + static_cast<double>(time.tv_nsec) / 1e3;
 }
 
-// A frame behind its header: one that is too large for a wire is a TCP segment that nobody has cut yet.
 std::vector<std::byte> Packet(uint32_t bytes, uint8_t to, uint8_t from) {
-  std::vector<std::byte> packet(kHeader + bytes);
-  auto* const frame = reinterpret_cast<uint8_t*>(packet.data() + kHeader);
-  const uint8_t to_mac[] = {2, 0, 0, 0, 0, to}, from_mac[] = {2, 0, 0, 0, 0, from};
-  if (bytes > bench::kWholeFrame) {
-    std::memcpy(packet.data(), &bench::kSegmentHeader, sizeof bench::kSegmentHeader);
-    bench::PutSegment(frame, to_mac, from_mac, bytes);
-  } else {
-    bench::PutEthernet(frame, to_mac, from_mac, bench::kEtherTypeTest);
-  }
-  return packet;
+  return bench::Packet(kHeader, bytes, to, from);
 }
 
 struct Cost {
@@ -223,51 +213,40 @@ Cost RoundTrip(kj::AsyncIoContext& io, uint32_t bytes, unsigned count) {
   return {MicrosecondsSince(begun) / count, (CpuOf(driver.pid()) - cpu) / count};
 }
 
-// The limits: one thread, no rings.
+// The limits.
+void Require(bool done) {
+  if (!done) std::abort();
+}
+
 double BareSend(uint32_t bytes, unsigned count) {
   test::TapNetwork network(1);
   const auto queues = network.TakeQueues();
+  bench::BareTap tap(queues[0].get());
   const auto packet = Packet(bytes, kHost, kGuest);
   const auto begun = Clock::now();
-  for (unsigned i = 0; i < count; ++i) {
-    if (::write(queues[0].get(), packet.data(), packet.size()) < 0) std::abort();
-  }
+  Require(tap.Send(packet, count));
   return MicrosecondsSince(begun) / count;
-}
-
-void Await(int fd) {
-  pollfd wait{fd, POLLIN, 0};
-  ::poll(&wait, 1, -1);
 }
 
 double BareReceive(uint32_t bytes, unsigned count) {
   test::TapNetwork network(1);
   const auto queues = network.TakeQueues();
+  bench::BareTap tap(queues[0].get());
   OtherEnd peer(network, bytes);
-  std::vector<std::byte> room(kSlotBytes);
-  Await(queues[0].get());
+  Require(tap.Receive(kHeader + bytes));
   const auto begun = Clock::now();
-  for (unsigned i = 0; i < count;) {
-    if (::read(queues[0].get(), room.data(), room.size()) > 0) {
-      ++i;
-    } else {
-      Await(queues[0].get());
-    }
-  }
+  Require(tap.Receive(kHeader + bytes, count));
   return MicrosecondsSince(begun) / count;
 }
 
 double BareRoundTrip(uint32_t bytes, unsigned count) {
   test::TapNetwork network(1);
   const auto queues = network.TakeQueues();
+  bench::BareTap tap(queues[0].get());
   OtherEnd peer(network, 0);
   const auto packet = Packet(bytes, kHost, kGuest);
-  std::vector<std::byte> room(kSlotBytes);
   const auto begun = Clock::now();
-  for (unsigned i = 0; i < count; ++i) {
-    if (::write(queues[0].get(), packet.data(), packet.size()) < 0) std::abort();
-    while (::read(queues[0].get(), room.data(), room.size()) < 0) Await(queues[0].get());
-  }
+  Require(tap.ThereAndBack(packet, count));
   return MicrosecondsSince(begun) / count;
 }
 

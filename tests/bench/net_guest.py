@@ -2,6 +2,7 @@
 """Frames of a guest: tests/payload/bench-net.cc under Bulkhead and under QEMU, with build/tests/net-peer at the other end."""
 import contextlib
 import os
+import re
 import subprocess
 
 from payload_guest import PayloadGuest
@@ -49,7 +50,7 @@ class NetGuest:
 
     def __init__(self, build, directory):
         self.guest = PayloadGuest(build, directory, "bench-net")
-        self.peer = os.path.abspath(os.path.join(build, "tests", "net-peer"))
+        self.peer, self.bare = (os.path.abspath(os.path.join(build, "tests", name)) for name in ("net-peer", "bare-tap"))
 
     @contextlib.contextmanager
     def _peer(self, wire):
@@ -67,3 +68,10 @@ class NetGuest:
         command = self.guest.command(who, interface(who, wire, PORT), " ".join(words))
         with contextlib.nullcontext() if wire == "user" else tap(), self._peer(wire), self.guest.running(command) as vm:
             return self.guest.time_loads(vm, len(loads))
+
+    def run_bare(self, loads):
+        """The same with neither guest nor VMM (bare_tap.cc), on a tap; depths are 1."""
+        words = [f"{kind},{size},{count}" for _, kind, size, count, _ in loads]
+        with tap(), self._peer("tap"):
+            said = subprocess.run([self.bare, TAP, *words], check=True, stdout=subprocess.PIPE, text=True).stdout
+        return [(int(taken) / 1e9, int(cpu) / 1e9) for taken, cpu in re.findall(r"(?m)^load (\d+) (\d+)$", said)]

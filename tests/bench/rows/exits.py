@@ -2,13 +2,9 @@
 """What an access costs that a device answers: reads of a port (the serial port's scratch register) and of a memory-mapped
 register (of virtio-rng), and posted writes to both (tests/payload/bench-exit.cc). QEMU's devices are in its own process.
 The limit is a loop around KVM_RUN that answers nothing (tests/bench/bare_vm.cc)."""
-import re
-import subprocess
-
+from bare_vm import bare_figures
 from figures import LIMIT, SIDES, Figure, Row
-from payload_guest import RNG, PayloadGuest, microseconds
-
-SECOND = re.compile(rb"(?m)^second (\d+)$")
+from payload_guest import RNG, PayloadGuest
 
 
 def spin_target(medians):
@@ -34,8 +30,7 @@ class Exits(Row):
 
     def measure(self, side):
         if side == LIMIT:
-            said = subprocess.run([self.bare, "exits", str(self.count)], check=True, stdout=subprocess.PIPE).stdout
-            taken = microseconds(said, int(SECOND.search(said)[1]))
+            taken = bare_figures(self.bare, "exits", self.count)
         else:
             devices = [*RNG[side], *(["-serial", "null"] if side == "qemu" else [])]
             taken = self.guest.measure(self.guest.command(side, devices, f"n={self.count}"))
