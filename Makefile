@@ -226,11 +226,6 @@ chaos: tests
 	@scripts/deps build run
 	@tests/chaos $(or $(SEED),1) $(or $(N),1000)
 
-.PHONY: bench-boot
-bench-boot: all
-	@scripts/deps build run bench
-	@tests/bench/boot
-
 .PHONY: bench-contain
 bench-contain: tests
 	@scripts/deps build run bench
@@ -266,7 +261,6 @@ help:
 	@echo 'make fuzz T=name S=60   fuzz one decoder for so many seconds; without T, list them'
 	@echo 'make bench              time, memory and CPU time beside QEMU, in one table (as root); ROWS=name,name for some'
 	@echo 'make chaos SEED=1 N=1000 faults of device processes and their files, under load that checks what it gets'
-	@echo 'make bench-boot         what it costs to start a VM and to keep one, beside QEMU'
 	@echo 'make bench-contain      what a hung or hostile device process costs the others'
 	@echo 'make bench-images       what disk images cost, beside QEMU'
 	@echo 'make bench-net          what network interfaces carry, beside QEMU (as root)'

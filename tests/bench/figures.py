@@ -27,6 +27,7 @@ class Row:
     figures: typing.Sequence[Figure] = ()
     sides = SIDES  # and LIMIT, where something is measured for it
     rounds, rounds_emulated = 5, 3
+    stock = False  # whether it needs a KVM that runs stock kernels
 
     def __init__(self, setting):
         self.setting = setting
@@ -42,8 +43,16 @@ class Setting:
 
     build: str  # folder of the built programs
     work: str  # an empty folder, which goes away afterwards
-    first: str  # first.S, compiled
+    made: str  # folder of what is made once, before any row: first.S, compiled, and what a StockGuest starts from
     emulated: bool  # in scripts/kvm-host, where all is many times slower
+
+    @property
+    def first(self):
+        return os.path.join(self.made, "first.elf")
+
+    @property
+    def stock(self):
+        return os.path.join(self.made, "stock")
 
     def path(self, *names):
         return os.path.join(self.work, *names)

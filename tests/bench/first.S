@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The guest of tests/bench/boot: the first instructions of a kernel say "F" on the debug port, then it sleeps for
+// The guest of tests/bench/first_guest.py: the first instructions of a kernel say "F" on the debug port, then it sleeps for
 // good. Entered by PVH (the x86/HVM direct boot ABI of Xen), which all the compared VMMs know. The port is QEMU's
 // default 0xE9, so that SeaBIOS, which writes to 0x402 when something is there, does not; then Bulkhead's.
 .section .note.pvh, "a", @note

@@ -1,25 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest whose first instruction tells that it runs (first.S), or any other kernel, under Bulkhead and under QEMU's
-machines."""
+"""A guest whose first instruction tells that it runs (first.S), under Bulkhead and under QEMU's machines."""
 import os
 import re
-import shutil
 import subprocess
 
-from net_guest import MAC, interface
-from payload_guest import qemu_program, use_runtime_folder
+from commands import Commands
 
 FIRST = re.compile(rb"F")
-
-
-class Guest:
-    """What a VMM is to start. `firmware` replaces the kernel, and `consoles` are those of a Linux guest with nobody at
-    the other end (both QEMU only: Bulkhead has no firmware, and consoles always); `tap` is an interface's name."""
-
-    def __init__(self, kernel=None, initrd=None, append=None, firmware=None, disk=None, rng=False, debug_port=False,
-                 tap=None, consoles=False):
-        self.kernel, self.initrd, self.append, self.firmware = kernel, initrd, append, firmware
-        self.disk, self.rng, self.debug_port, self.tap, self.consoles = disk, rng, debug_port, tap, consoles
 
 
 def build_first(path):
@@ -29,27 +16,15 @@ def build_first(path):
                     "tests/bench/first.S"], check=True)
 
 
-class FirstGuest:
-    """Copies what is started and read to one place, so that no file system favours one VMM."""
-
+class FirstGuest(Commands):
     def __init__(self, build, first, work, memory):
-        self.work, self.memory = work, memory
-        self.program = self.path("bin", "bulkhead")
-        self.started = 0
-        os.makedirs(self.path("bin"))
-        shutil.copy(os.path.join(build, "bulkhead"), self.program)
-        shutil.copytree(os.path.join(build, "libexec"), self.path("bin", "libexec"))
-        use_runtime_folder(work)
-        self.first = self.path("first.elf")
-        shutil.copy(first, self.first)
+        super().__init__(build, work, memory)
+        self.first = self.copy(first)
         # Read-only memory below 4 GiB: the reset vector says "F" on the debug port and sleeps.
         self.firmware = self.path("first.bin")
         with open(self.firmware, "wb") as out:
             reset = bytes.fromhex("b046 e6e9 fa f4 ebfc")
             out.write((b"\xf4" * 0xFFF0 + reset).ljust(0x10000, b"\xf4"))
-
-    def path(self, *names):
-        return os.path.join(self.work, *names)
 
     def make_disk(self, number=0):
         path = self.path(f"disk{number}.img")
@@ -57,41 +32,3 @@ class FirstGuest:
             with open(path, "wb") as out:
                 out.truncate(64 << 20)
         return path
-
-    def command(self, vmm, guest):
-        """`vmm` is bulkhead or one of QEMU's machines, microvm or q35."""
-        self.started += 1
-        return self._bulkhead(guest) if vmm == "bulkhead" else self._qemu(vmm, guest)
-
-    def _bulkhead(self, guest):
-        command = [self.program, "run", "--name", f"bench-{os.getpid()}-{self.started}", "-m", str(self.memory)]
-        command += ["--kernel", guest.kernel]
-        command += ["--console", "none", "--debug-console", "stdio"] if guest.debug_port else []
-        command += ["--initrd", guest.initrd] if guest.initrd else []
-        command += ["--append", guest.append] if guest.append else []
-        command += ["--disk", guest.disk] if guest.disk else []
-        return command + (interface("bulkhead", "tap", tap=guest.tap) if guest.tap else [])
-
-    def _qemu(self, machine, guest):
-        # -display none and not -nographic: the latter has SeaBIOS print on the serial port, which costs QEMU time.
-        # Not every KVM lets arch-capabilities be set. The memfd is there to tell the guest's memory from QEMU's own.
-        # Without rtc=on a stock kernel spends most of its boot polling microvm's missing clock.
-        machine_options = f"{machine},accel=kvm,memory-backend=guest" + (",rtc=on" if machine == "microvm" else "")
-        command = [qemu_program(), "-M", machine_options, "-cpu", "host,arch-capabilities=off", "-smp", "1"]
-        command += ["-nodefaults", "-no-user-config", "-display", "none", "-m", str(self.memory)]
-        command += ["-object", f"memory-backend-memfd,id=guest,size={self.memory}M"]
-        command += ["-debugcon", "stdio"] if guest.debug_port else ["-serial", "stdio"]
-        command += ["-bios", guest.firmware] if guest.firmware else ["-kernel", guest.kernel]
-        command += ["-initrd", guest.initrd] if guest.initrd else []
-        command += ["-append", guest.append] if guest.append else []
-        bus = "device" if machine == "microvm" else "pci"
-        if guest.consoles:
-            command += ["-serial", "null", "-chardev", "null,id=console", "-device", f"virtio-serial-{bus}"]
-            command += ["-device", "virtconsole,chardev=console"]
-        if guest.disk:
-            command += ["-drive", f"file={guest.disk},format=raw,if=none,id=disk"]
-            command += ["-device", f"virtio-blk-{bus},drive=disk"]
-        if guest.tap:
-            command += ["-netdev", f"tap,id=net,ifname={guest.tap},script=no,downscript=no"]
-            command += ["-device", f"virtio-net-{bus},netdev=net,mac={MAC}"]
-        return command + (["-device", f"virtio-rng-{bus}"] if guest.rng else [])

@@ -4,8 +4,9 @@ import contextlib
 import os
 import signal
 
+from commands import Guest
 from figures import LIMIT, SIDES, Row
-from first_guest import FIRST, FirstGuest, Guest
+from first_guest import FIRST, FirstGuest
 from net_guest import tap
 from vm import Vm, held_signals
 

@@ -2,14 +2,12 @@
 """Requests of a guest to a raw virtio-blk disk, past the page cache, and the CPU time of the device side for each; the guest
 polls (tests/payload/bench-blk.cc). QEMU's disk has an iothread and io_uring. The limit is io_uring on the same image without
 a guest (tests/bench/image_bench.cc)."""
-import os
 import subprocess
 
-from disk_guest import DiskGuest
+from disk_guest import DiskGuest, make_image
 from figures import LIMIT, SIDES, Figure, Row
 
 SCATTER = 4096 * 9001  # a stride that visits the disk's blocks in no order
-DISK_MIB, DISK_MIB_EMULATED = 1024, 128
 LOADS = {  # count, count in scripts/kvm-host, depth, bytes, step
     "4k-1": ("4 KiB, 1 at a time", 4000, 300, 1, 4096, SCATTER),
     "4k-32": ("4 KiB, 32 at a time", 20000, 1500, 32, 4096, SCATTER),
@@ -34,9 +32,7 @@ class Disk(Row):
         self.guest = DiskGuest(setting.build, setting.work)
         self.image_bench = setting.tool("image-bench")
         self.image = setting.path("bench.raw")
-        with open(self.image, "wb") as out:
-            for _ in range(setting.some(DISK_MIB, DISK_MIB_EMULATED)):
-                out.write(os.urandom(1 << 20))
+        make_image(self.image, setting.emulated)
         self.loads = [(key, setting.some(count, fewer), *more) for key, (_, count, fewer, *more) in LOADS.items()]
 
     def measure(self, side):
