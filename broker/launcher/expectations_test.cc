@@ -35,7 +35,8 @@ ProcessFacts Child(const std::string& name, const std::string& kind, pid_t pid) 
   }
   facts.root = {.only_mount = true, .read_only = true, .empty = true};
   facts.hard_limits = {{"Max core file size", "0"}};
-  facts.descriptors = {{0, FdKind::kNull, "/dev/null"}, {3, FdKind::kSocket, "socket:[1]"}, {4, FdKind::kSocket, "socket:[2]"}};
+  facts.descriptors = {
+      {0, FdKind::kNull, "/dev/null"}, {3, FdKind::kSocket, "socket:[1]"}, {4, FdKind::kSocket, "socket:[2]"}};
   facts.memory.emplace();
   return facts;
 }

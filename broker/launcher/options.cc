@@ -286,8 +286,7 @@ std::function<ImgOptions()> AddCommands(CLI::App& app, CommandLine& line, Raw& r
   set_link->add_option("INTERFACE", line.vm.device, "net0, ...")->required()->type_name("");
   set_link->add_option("STATE", raw.link, "on or off")->required()->type_name("");
   set_link->footer(kSetLinkHelp);
-  CLI::App* upgrade =
-      add("upgrade", "replace processes of a running VM by the installed version", Command::kUpgrade);
+  CLI::App* upgrade = add("upgrade", "replace processes of a running VM by the installed version", Command::kUpgrade);
   upgrade->add_option("NAME", line.vm.name, "the VM")->required()->type_name("");
   upgrade->add_option("DEVICE", line.vm.device, "disk0, console, ..., or broker (default: all devices)")->type_name("");
   upgrade->footer(kUpgradeHelp);
