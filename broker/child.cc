@@ -41,6 +41,7 @@ ProcessEnd Reap(int pidfd) {
 Newborn Bear(const std::string& executable, const std::string& title, const Birthplace& place) {
   Newborn born{.process = SpawnChild(executable, title, place),
                .reports_violations = false,
+               .was_ready = false,
                .listener = {},
                .take_listener = {},
                .reap = {}};
@@ -79,10 +80,10 @@ Child::Child(kj::AsyncIoContext& io, Newborn born, const std::string& vm, const 
       hang_up_task_(nullptr),
       log_task_(nullptr),
       reports_violations_(born.reports_violations),
-      listener_(std::move(born.listener)),
       take_listener_(std::move(born.take_listener)),
       reap_(std::move(born.reap)),
       violation_task_(nullptr),
+      ready_(born.was_ready),
       death_line_(AwaitDeath().fork()) {
   // One that broke the connection, or closed it, is of no more use. Before it was ready it may be about to say why.
   hang_up_task_ = connection_->OnDisconnect()
@@ -92,6 +93,7 @@ Child::Child(kj::AsyncIoContext& io, Newborn born, const std::string& vm, const 
                       })
                       .then([this] { Kill(); })
                       .eagerlyEvaluate([](kj::Exception&&) {});
+  if (born.listener.valid()) WatchViolations(std::move(born.listener));
   log_task_ = ReadLog().eagerlyEvaluate([](kj::Exception&&) {});
 }
 
@@ -107,11 +109,6 @@ kj::Promise<void> Child::SetReady(int violations) {
   if (!reports_violations_) return kj::READY_NOW;
   return taking_.wrap(
       take_listener_(violations).then([this](OwnFd listener) { WatchViolations(std::move(listener)); }));
-}
-
-void Child::SetReadyBefore() {
-  ready_ = true;
-  if (listener_.valid()) WatchViolations(std::move(listener_));
 }
 
 void Child::WatchViolations(OwnFd listener) {

@@ -30,7 +30,8 @@ struct ProcessEnd {
 struct Newborn {
   ChildProcess process;
   bool reports_violations = false;
-  OwnFd listener;  // of its system call filter, if another broker had taken that
+  bool was_ready = false;  // for another broker
+  OwnFd listener;          // of its system call filter, if another broker had taken that
   std::function<kj::Promise<OwnFd>(int listener)> take_listener;
   std::function<kj::Promise<ProcessEnd>()> reap;  // of one that has ended
 };
@@ -50,8 +51,6 @@ class Child {
   kj::Promise<std::string> WhenDead() { return death_line_.addBranch(); }
   // Locked down. `violations` is what the child says of its filter's listener (control.capnp, SandboxReport).
   kj::Promise<void> SetReady(int violations);
-  // The same of one that has been so for another broker.
-  void SetReadyBefore();
   // Whether its violations are to be reported, and so will be.
   bool reports_violations() const { return reports_violations_; }
   void Kill();
@@ -83,7 +82,6 @@ class Child {
   kj::Promise<void> hang_up_task_;  // goes before the connection
   kj::Promise<void> log_task_;
   const bool reports_violations_;
-  OwnFd listener_;  // until it is watched
   const std::function<kj::Promise<OwnFd>(int)> take_listener_;
   const std::function<kj::Promise<ProcessEnd>()> reap_;
   kj::Canceler taking_;  // of the listener
@@ -92,7 +90,7 @@ class Child {
   std::string violation_;
   std::string line_;
   std::string last_line_;
-  bool ready_ = false;
+  bool ready_;
   bool ended_ = false;
   bool own_child_ = false;
   int64_t log_second_ = 0;

@@ -115,31 +115,33 @@ kj::Promise<SpawnerProcess::Answer> SpawnerProcess::Receive(uint64_t id, size_t 
 }
 
 kj::Promise<Newborn> SpawnerProcess::AskForProcess(const SpawnerRequest& request, size_t fds_at_least) {
-  return Ask(request, fds_at_least).then([this, number = request.number](Answer answer) {
-    Newborn born{.process = {.pid = answer.reply.pid,
-                             .pidfd = std::move(answer.fds[0]),
-                             .control = std::move(answer.fds[1]),
-                             .log = std::move(answer.fds[2]),
-                             .spare = {}},
-                 .reports_violations = false,
-                 .listener = {},
-                 .take_listener =
-                     [this, number](int listener) {
-                       return Ask({.kind = SpawnerRequest::kListener, .number = number, .listener = listener}, 1)
-                           .then([](Answer taken) { return std::move(taken.fds[0]); });
-                     },
-                 .reap =
-                     [this, number] {
-                       return Ask({.kind = SpawnerRequest::kReap, .number = number}, 0).then([](Answer reaped) {
-                         return ProcessEnd{reaped.reply.end_code, reaped.reply.end_status};
-                       });
-                     }};
-    if (answer.fds.size() > 3) {
-      born.listener = std::move(answer.fds[3]);
-      born.reports_violations = true;
-    }
-    return born;
-  });
+  return Ask(request, fds_at_least)
+      .then([this, number = request.number, adopted = request.kind == SpawnerRequest::kAdopt](Answer answer) {
+        Newborn born{.process = {.pid = answer.reply.pid,
+                                 .pidfd = std::move(answer.fds[0]),
+                                 .control = std::move(answer.fds[1]),
+                                 .log = std::move(answer.fds[2]),
+                                 .spare = {}},
+                     .reports_violations = false,
+                     .was_ready = adopted,
+                     .listener = {},
+                     .take_listener =
+                         [this, number](int listener) {
+                           return Ask({.kind = SpawnerRequest::kListener, .number = number, .listener = listener}, 1)
+                               .then([](Answer taken) { return std::move(taken.fds[0]); });
+                         },
+                     .reap =
+                         [this, number] {
+                           return Ask({.kind = SpawnerRequest::kReap, .number = number}, 0).then([](Answer reaped) {
+                             return ProcessEnd{reaped.reply.end_code, reaped.reply.end_status};
+                           });
+                         }};
+        if (answer.fds.size() > 3) {
+          born.listener = std::move(answer.fds[3]);
+          born.reports_violations = true;
+        }
+        return born;
+      });
 }
 
 kj::Promise<Newborn> SpawnerProcess::Spawn(uint32_t number, bool anew) {

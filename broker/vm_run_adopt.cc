@@ -57,7 +57,6 @@ void VmRun::AdoptRunner(pid_t pid) {
   awaited_.insert(number);
   runner_process_ = std::make_unique<Child>(io_, spawner_.Adopt(number).wait(io_.waitScope), settings_.name,
                                             "vcpu-runner", MakeRunnerHost(Grants::kGiven));
-  runner_process_->SetReadyBefore();
   if (runner_process_->pid() != pid) runner_process_->Kill();
 }
 
@@ -85,9 +84,10 @@ void VmRun::AdoptDevice(size_t index, record::Device::Reader record) {
   }
   process.generation = record.getGeneration();
   process.dead = record.getDead();
-  process.child = std::make_unique<Child>(io_, spawner_.Adopt(static_cast<uint32_t>(index)).wait(io_.waitScope),
-                                          settings_.name, plan.name, MakeHost(index, Grants::kGiven));
-  process.child->SetReadyBefore();
+  Newborn born = spawner_.Adopt(static_cast<uint32_t>(index)).wait(io_.waitScope);
+  born.was_ready = born.process.pid == record.getPid();
+  process.child =
+      std::make_unique<Child>(io_, std::move(born), settings_.name, plan.name, MakeHost(index, Grants::kGiven));
   if (process.dead || process.child->pid() != record.getPid()) {
     process.child->Kill();
   } else {

@@ -78,6 +78,7 @@ class FakeSpawner final : public Spawner {
     if (anew) return Failure("it is not installed");
     return Newborn{.process = SpawnChild("none", "none", Birthplace()),
                    .reports_violations = false,
+                   .was_ready = false,
                    .listener = {},
                    .take_listener = {},
                    .reap = [] {

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <exception>
 #include <mutex>
 
 #include "ipc/ring.h"
@@ -40,6 +41,30 @@ void LimitStacks() {
   ::pthread_attr_destroy(&attributes);
 }
 
+// Calls `body`, and returns what one line says of the exception that it throws; empty: none.
+template <typename Body>
+std::string WhatItThrows(const Body& body) {
+  std::string failure;
+  try {
+    body();
+    return {};
+  } catch (const std::exception& error) {
+    failure = error.what();
+  } catch (const kj::Exception& error) {
+    failure = ReasonOf(error);
+  }
+  // KJ appends where it happened on further lines.
+  return failure.substr(0, failure.find('\n'));
+}
+
+// In the place of abort, for which a locked-down process has not the calls.
+[[noreturn]] void EndByException() {
+  const std::exception_ptr exception = std::current_exception();
+  LogLine("nobody catches: " +
+          (exception ? WhatItThrows([&] { std::rethrow_exception(exception); }) : "what is thrown"));
+  ::_exit(1);
+}
+
 struct LogBudget {
   std::mutex mutex;
   int64_t second = 0;
@@ -70,13 +95,17 @@ void ChildSandbox::Report(control::SandboxReport::Builder report) const {
 }
 
 int RunChild(int argc, char** argv, const SyscallPolicy& policy, const ChildBody& body, LandlockScope scope) {
-  std::string failure;
-  try {
+  int status = 0;
+  std::set_terminate(EndByException);
+  const std::string failure = WhatItThrows([&] {
     // One heap for all threads, from the start: a second arena would cost memory.
     ::mallopt(M_ARENA_MAX, 1);
     LimitStacks();
     ::signal(SIGPIPE, SIG_IGN);
-    if (argc > 1) return PrintPolicy(argv[1], policy);
+    if (argc > 1) {
+      status = PrintPolicy(argv[1], policy);
+      return;
+    }
     // KJ's exceptions know where they come from, by a library that a program which is not static loads the first time.
     void* frame;
     ::backtrace(&frame, 1);
@@ -84,14 +113,9 @@ int RunChild(int argc, char** argv, const SyscallPolicy& policy, const ChildBody
     NameProcess(argc > 0 ? argv[0] : "bulkhead");
     auto io = kj::setupAsyncIo();
     body(io, sandbox);
-    return 0;
-  } catch (const std::exception& error) {
-    failure = error.what();
-  } catch (const kj::Exception& error) {
-    failure = ReasonOf(error);
-  }
-  // KJ appends where it happened on further lines.
-  LogLine(failure.substr(0, failure.find('\n')));
+  });
+  if (failure.empty()) return status;
+  LogLine(failure);
   return 1;
 }
 

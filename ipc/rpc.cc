@@ -26,18 +26,25 @@ class FileServer final : public control::File::Server {
 };
 
 // Where no descriptor may come in, what a peer attaches is closed at once. (A network that may attach none would not
-// send any either.)
+// send any either.) `ended` becomes true before whoever reads learns that there is no more to come.
 class GuardedStream final : public kj::AsyncCapabilityStream {
  public:
-  GuardedStream(kj::Own<kj::AsyncCapabilityStream> inner, Descriptors descriptors)
-      : inner_(kj::mv(inner)), descriptors_(descriptors) {}
+  GuardedStream(kj::Own<kj::AsyncCapabilityStream> inner, Descriptors descriptors, bool& ended)
+      : inner_(kj::mv(inner)), descriptors_(descriptors), ended_(ended) {}
 
   kj::Promise<ReadResult> tryReadWithFds(void* buffer, size_t min_bytes, size_t max_bytes, kj::AutoCloseFd* fds,
                                          size_t max_fds) override {
-    if (descriptors_ == Descriptors::kTaken) {
-      return inner_->tryReadWithFds(buffer, min_bytes, max_bytes, fds, max_fds);
-    }
-    return inner_->tryReadWithFds(buffer, min_bytes, max_bytes, nullptr, 0);
+    const bool taken = descriptors_ == Descriptors::kTaken;
+    return inner_->tryReadWithFds(buffer, min_bytes, max_bytes, taken ? fds : nullptr, taken ? max_fds : 0)
+        .then(
+            [this, min_bytes](ReadResult result) -> kj::Promise<ReadResult> {
+              ended_ = ended_ || result.byteCount < min_bytes;
+              return result;
+            },
+            [this](kj::Exception&& error) -> kj::Promise<ReadResult> {
+              ended_ = true;
+              return kj::mv(error);
+            });
   }
   kj::Promise<void> writeWithFds(kj::ArrayPtr<const kj::byte> data,
                                  kj::ArrayPtr<const kj::ArrayPtr<const kj::byte>> more,
@@ -68,6 +75,7 @@ class GuardedStream final : public kj::AsyncCapabilityStream {
  private:
   kj::Own<kj::AsyncCapabilityStream> inner_;
   const Descriptors descriptors_;
+  bool& ended_;
 };
 
 kj::Own<kj::AsyncCapabilityStream> WrapSocket(kj::LowLevelAsyncIoProvider& io, OwnFd socket,
@@ -83,15 +91,19 @@ kj::Own<kj::AsyncCapabilityStream> WrapSocket(kj::LowLevelAsyncIoProvider& io, O
 RpcConnection::RpcConnection(kj::LowLevelAsyncIoProvider& io, OwnFd socket, capnp::Capability::Client bootstrap,
                              Descriptors descriptors)
     : side_(Side::SERVER),
-      stream_(kj::heap<GuardedStream>(WrapSocket(io, std::move(socket)), descriptors)),
+      stream_(kj::heap<GuardedStream>(WrapSocket(io, std::move(socket)), descriptors, ended_)),
       network_(*stream_, kMaxFdsPerMessage, side_, MessageLimits()),
       system_(capnp::makeRpcServer(network_, kj::mv(bootstrap))) {}
 
 RpcConnection::RpcConnection(kj::LowLevelAsyncIoProvider& io, OwnFd socket, SocketMode mode)
     : side_(Side::CLIENT),
-      stream_(kj::heap<GuardedStream>(WrapSocket(io, std::move(socket), mode), Descriptors::kTaken)),
+      stream_(kj::heap<GuardedStream>(WrapSocket(io, std::move(socket), mode), Descriptors::kTaken, ended_)),
       network_(*stream_, kMaxFdsPerMessage, side_, MessageLimits()),
       system_(capnp::makeRpcClient(network_)) {}
+
+kj::Exception RpcConnection::Disconnected() {
+  return kj::Exception(kj::Exception::Type::DISCONNECTED, __FILE__, __LINE__, kj::str("the connection has ended"));
+}
 
 control::File::Client MakeFile(OwnFd fd) { return kj::heap<FileServer>(std::move(fd)); }
 

@@ -35,8 +35,11 @@ class RpcConnection {
   // A connection that offers nothing itself, and takes descriptors.
   RpcConnection(kj::LowLevelAsyncIoProvider& io, OwnFd socket, SocketMode mode = SocketMode::kAny);
 
+  // What the peer offers. Once the connection has ended its calls fail as such: capnp's system would not have it so,
+  // and use its network again.
   template <typename Interface>
   typename Interface::Client Bootstrap() {
+    if (ended_) return capnp::Capability::Client(Disconnected()).template castAs<Interface>();
     capnp::MallocMessageBuilder message;
     auto vat = message.initRoot<capnp::rpc::twoparty::VatId>();
     vat.setSide(side_ == capnp::rpc::twoparty::Side::CLIENT ? capnp::rpc::twoparty::Side::SERVER
@@ -47,6 +50,9 @@ class RpcConnection {
   kj::Promise<void> OnDisconnect() { return network_.onDisconnect(); }
 
  private:
+  static kj::Exception Disconnected();
+
+  bool ended_ = false;
   capnp::rpc::twoparty::Side side_;
   kj::Own<kj::AsyncCapabilityStream> stream_;
   capnp::TwoPartyVatNetwork network_;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Device processes die, hang and are upgraded under a guest that checks all that it gets (tests/payload/endure.cc): it
-// notices nothing but a delay. BULKHEAD_CHAOS_FAULTS and BULKHEAD_CHAOS_SEED are for more of them than each run has.
+// Device processes and brokers die, hang and are upgraded under a guest that checks all that it gets
+// (tests/payload/endure.cc): it notices nothing but a delay. BULKHEAD_CHAOS_FAULTS and BULKHEAD_CHAOS_SEED are for more
+// of them than each run has.
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <unistd.h>
@@ -185,6 +186,15 @@ void DieManyTimes(EnduringVm& vm) {
   std::mt19937 random(seed);
   const Faults kinds(vm);
   for (unsigned fault = 0; fault < faults; ++fault) {
+    if (random() % 8 == 0) {
+      // With nobody to watch over them: the next fault may come before another broker does.
+      const pid_t broker = ProcessOf(vm.name(), "broker");
+      if (broker > 0) SignalTo(vm.name(), "broker", SIGKILL);
+      if (random() % 2 == 0) {
+        EXPECT_TRUE(vm.Replaced("broker", broker)) << vm.said();
+      }
+      continue;
+    }
     const std::string& device = vm.devices()[random() % vm.devices().size()];
     // Nobody may be there: the fault before this one was the same device's.
     const pid_t before = ProcessOf(vm.name(), device);
