@@ -44,8 +44,11 @@ void VmRun::Adopt(record::VmRecord::Reader record) {
   if (!same) throw FatalError("this VM has other devices than the last broker had of it");
   running_ = record.getRunning();
   serving_ = record.getServing();
-  AdoptRunner(record.getRunnerPid());
+  // All of them before the first is asked: it may answer while the others are not yet.
+  for (size_t number = 0; number < process_count(); ++number) awaited_.insert(number);
   for (unsigned i = 0; i < devices_.size(); ++i) AdoptDevice(i, devices[i]);
+  // What it has to tell is of devices.
+  AdoptRunner(record.getRunnerPid());
   Supervise();
   auto late = io_.provider->getTimer().afterDelay(kGoOnTime);
   all_ready_.promise.exclusiveJoin(kj::mv(late)).wait(io_.waitScope);
@@ -54,7 +57,6 @@ void VmRun::Adopt(record::VmRecord::Reader record) {
 
 void VmRun::AdoptRunner(pid_t pid) {
   const auto number = static_cast<uint32_t>(devices_.size());
-  awaited_.insert(number);
   runner_process_ = std::make_unique<Child>(io_, spawner_.Adopt(number).wait(io_.waitScope), settings_.name,
                                             "vcpu-runner", MakeRunnerHost(Grants::kGiven));
   if (runner_process_->pid() != pid) runner_process_->Kill();
@@ -90,8 +92,7 @@ void VmRun::AdoptDevice(size_t index, record::Device::Reader record) {
       std::make_unique<Child>(io_, std::move(born), settings_.name, plan.name, MakeHost(index, Grants::kGiven));
   if (process.dead || process.child->pid() != record.getPid()) {
     process.child->Kill();
-  } else {
-    awaited_.insert(index);
+    NoLongerAwaited(index);
   }
 }
 

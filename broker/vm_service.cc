@@ -200,7 +200,8 @@ void VmService::TakeOver(OwnFd spawner) {
 
 // For a broker that takes over.
 void VmService::WriteDown() {
-  if (!journal_ || !run_) return;
+  // One that has not taken over yet leaves what it found.
+  if (!journal_ || !run_ || !prepared_) return;
   capnp::MallocMessageBuilder message;
   auto record = message.initRoot<record::VmRecord>();
   record.setStartedAtUnix(started_at_unix_);
