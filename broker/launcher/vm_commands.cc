@@ -17,6 +17,8 @@ namespace {
 
 constexpr auto kGonePause = 10 * kj::MILLISECONDS;
 constexpr int kGoneAttempts = 1000;
+// Each of kPatience, or shorter: a busy host's broker waits for each process of the VM to turn to it.
+constexpr int kTakeOverAttempts = 20;
 
 std::string Uptime(int64_t started_at_unix) {
   const int64_t seconds = std::time(nullptr) - started_at_unix;
@@ -185,10 +187,12 @@ int UpgradeBroker(kj::AsyncIoContext& io, VmConnection& connection, const std::s
   } catch (const kj::Exception& error) {
     if (error.getType() != kj::Exception::Type::DISCONNECTED) throw FatalError("VM '" + name + "': " + ReasonOf(error));
   }
-  VmConnection next(io, name);
-  KJ_IF_MAYBE (response, AskForReport(io, next.control())) {
-    std::printf("broker: replaced by process %d\n", response->getReport().getBrokerPid());
-    return 0;
+  for (int attempt = 0; attempt < kTakeOverAttempts; ++attempt) {
+    VmConnection next(io, name);
+    KJ_IF_MAYBE (response, AskForReport(io, next.control())) {
+      std::printf("broker: replaced by process %d\n", response->getReport().getBrokerPid());
+      return 0;
+    }
   }
   throw FatalError("VM '" + name + "': no other broker has taken over");
 }

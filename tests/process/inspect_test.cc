@@ -288,14 +288,15 @@ std::map<std::string, std::vector<std::string>> ReadmeTable() {
   return rows;
 }
 
-// Files, block devices, terminals and the like that a process has open, and sockets and pipes beyond its own two.
+// Files, block devices, terminals and the like that a process has open, and sockets and pipes beyond its own: the
+// connection to the broker, what brings another broker's, and the log.
 std::set<std::string> HostResources(const json& process) {
   std::set<std::string> resources;
-  std::map<std::string, int> channels;
+  std::map<std::string, int> own{{"socket", 2}, {"pipe", 1}};
   for (const json& fd : process.at("descriptors").at("all")) {
     const std::string kind = fd.at("kind");
     if (kind == "socket" || kind == "pipe") {
-      if (++channels[kind] > 1) resources.insert(fd.at("target"));
+      if (--own[kind] < 0) resources.insert(fd.at("target"));
     } else if (kind == "file" || kind == "block device" || kind == "terminal" || kind == "directory" || kind == "tap" ||
                kind == "vhost-net" || kind == "/dev/kvm" || kind == "other" || kind == "other memfd") {
       resources.insert(fd.at("target"));
