@@ -29,7 +29,8 @@ TEST(BrokerRestart, BrokersThatKeepDyingEndTheVm) {
   ExpectNothingLeft(vm.name());
 }
 
-TEST(BrokerRestart, TheGuestGoesOnAndAnotherBrokerWatchesOver) {
+// With each kind of process: under the tracer (scripts/check, policy) this is the test that shows what they need.
+TEST(BrokerTakeOver, TheGuestGoesOnAndAnotherBrokerWatchesOver) {
   const TempDir dir;
   RunningVm vm({"--disk", dir.MakeImage("disk.img", 1 << 20), "--net", "user"}, "ticking");
   ASSERT_TRUE(vm.started()) << vm.command().errors();
