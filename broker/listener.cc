@@ -25,7 +25,6 @@ Listener::Listener(kj::UnixEventPort& port, OwnFd socket, std::function<void(Own
       task_(nullptr) {
   // A peer that hangs up between readiness and accept must not block the broker.
   ::fcntl(socket_.get(), F_SETFL, ::fcntl(socket_.get(), F_GETFL) | O_NONBLOCK);
-  task_ = Accept().eagerlyEvaluate([](kj::Exception&&) {});
 }
 
 kj::Promise<void> Listener::Accept() {

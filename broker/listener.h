@@ -12,9 +12,13 @@ namespace bulkhead::broker {
 
 class Listener {
  public:
-  // Calls `accepted` with each connection whose peer runs as this process's user or as root.
+  // Before lock-down. Calls `accepted` with each connection whose peer runs as this process's user or as root, from
+  // Serve on.
   Listener(kj::UnixEventPort& port, OwnFd socket, std::function<void(OwnFd)> accepted);
 
+  void Serve() {
+    task_ = Accept().eagerlyEvaluate([](kj::Exception&&) {});
+  }
   int socket() const { return socket_.get(); }
 
  private:

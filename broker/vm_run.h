@@ -40,9 +40,10 @@ class VmRun {
   // executables; `kvm` is needed until the VM is prepared. Throws FatalError.
   void Start(const std::string& helpers, const OwnFd& kvm, const PlaceFor& place_for);
   // Takes over the processes that another broker started and wrote down; those that do not go on are dealt with as in
-  // any VM that runs. Throws.
-  void Adopt(record::VmRecord::Reader record);
-  // Once this process is locked down: carries out what the other broker had begun.
+  // any VM that runs. They may be hostile by now: after lock-down. Waits for them, but not for long, and not beyond
+  // `enough`. Throws.
+  void Adopt(record::VmRecord::Reader record, kj::Promise<void> enough);
+  // After that: carries out what the other broker had begun.
   void GoOn(record::VmRecord::Reader record);
   // For another broker.
   void WriteDown(record::VmRecord::Builder out) const;

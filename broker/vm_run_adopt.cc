@@ -37,7 +37,7 @@ void VmRun::WriteDown(record::VmRecord::Builder out) const {
   }
 }
 
-void VmRun::Adopt(record::VmRecord::Reader record) {
+void VmRun::Adopt(record::VmRecord::Reader record, kj::Promise<void> enough) {
   const auto devices = record.getDevices();
   bool same = devices.size() == devices_.size();
   for (unsigned i = 0; same && i < devices_.size(); ++i) same = devices[i].getName() == devices_[i].plan->name.c_str();
@@ -51,8 +51,9 @@ void VmRun::Adopt(record::VmRecord::Reader record) {
   AdoptRunner(record.getRunnerPid());
   Supervise();
   auto late = io_.provider->getTimer().afterDelay(kGoOnTime);
-  all_ready_.promise.exclusiveJoin(kj::mv(late)).wait(io_.waitScope);
-  EndThoseThatDoNotGoOn();
+  auto waited = all_ready_.promise.exclusiveJoin(kj::mv(late)).then([] { return true; });
+  auto ends = enough.then([] { return false; });
+  if (waited.exclusiveJoin(kj::mv(ends)).wait(io_.waitScope)) EndThoseThatDoNotGoOn();
 }
 
 void VmRun::AdoptRunner(pid_t pid) {

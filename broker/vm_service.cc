@@ -52,8 +52,8 @@ class VmService::ControlServer final : public control::VmControl::Server {
     return kj::READY_NOW;
   }
   kj::Promise<void> pressPowerButton(PressPowerButtonContext) override {
-    service_->SetState("stopping");
     Run().PressPowerButton();
+    service_->SetState("stopping");
     return kj::READY_NOW;
   }
   kj::Promise<void> kill(KillContext) override {
@@ -108,6 +108,7 @@ class VmService::ControlServer final : public control::VmControl::Server {
  private:
   VmRun& Run() {
     if (!service_->run_) throw Failure("the VM is being reset");
+    if (!service_->prepared_) throw Failure("a broker is just taking over; try again");
     return *service_->run_;
   }
 
@@ -159,6 +160,7 @@ void VmService::Prepare() {
   }
   prepared_ = true;
   OpenControlSocket();
+  MakeConsoleListeners();
   ServeConsoles();
   journal_file_ = OrThrow(Journal::Make("journal-broker", 0));
   journal_.emplace(OrThrow(Journal::Map(journal_file_.get(), 0)));
@@ -170,15 +172,22 @@ void VmService::Prepare() {
   kept.add(spawner_->Store(Kept::kCgroup, 0, 0, cgroup_->Share()));
   if (uids_->file().valid()) kept.add(spawner_->Store(Kept::kUids, 0, 0, {uids_->file().get()}));
   kj::joinPromises(kept.releaseAsArray()).wait(io_.waitScope);
-  LockDownAndForget();
+  LockDownAndForget(cgroup_->parent());
 }
 
+// Up to lock-down nobody is heard but the spawner and the launcher: what the VM's processes say, and what a broker that
+// may have been owned wrote down, may be hostile.
 void VmService::TakeOver(OwnFd spawner) {
   spawner_.emplace(io_, std::move(spawner));
   KeptFds vm(spawner_->Fetch(Kept::kVm, 0, 0).wait(io_.waitScope));
   MakeRun(vm.Take());
   journal_file_ = vm.Take();
   journal_.emplace(OrThrow(Journal::Map(journal_file_.get(), 0)));
+  auto cgroup = spawner_->Fetch(Kept::kCgroup, 0, 0).wait(io_.waitScope);
+  if (!settings_.runtime_dir.empty()) ServeControlSocket(vm.Take());
+  MakeConsoleListeners();
+  LockDownAndForget(cgroup.empty() ? -1 : cgroup[0].get());
+
   const Journal::Legacy legacy = OrThrow(journal_->Read());
   // Journals keep bytes; messages are made of words.
   std::vector<capnp::word> words(legacy.state.size() / sizeof(capnp::word));
@@ -188,14 +197,12 @@ void VmService::TakeOver(OwnFd spawner) {
   started_at_unix_ = record.getStartedAtUnix();
   state_ = record.getState().cStr();
   spawner_pid_ = record.getSpawnerPid();
-  cgroup_.emplace(PlanCgroup(settings_), record.getCgroup(), spawner_->Fetch(Kept::kCgroup, 0, 0).wait(io_.waitScope));
-  run_->Adopt(record);
+  cgroup_.emplace(PlanCgroup(settings_), record.getCgroup(), std::move(cgroup));
+  run_->Adopt(record, ended_.addBranch().ignoreResult());
   prepared_ = true;
-  if (!settings_.runtime_dir.empty()) ServeControlSocket(vm.Take());
-  ServeConsoles();
-  LockDownAndForget();
   run_->GoOn(record);
   WriteDown();
+  ServeConsoles();
 }
 
 // For a broker that takes over.
@@ -219,7 +226,7 @@ void VmService::WriteDown() {
 }
 
 // They outlive a boot, as what they lead to does.
-void VmService::ServeConsoles() {
+void VmService::MakeConsoleListeners() {
   for (size_t i = 0; i < settings_.devices.size(); ++i) {
     for (PlannedListener& listener : settings_.devices[i]->listeners) {
       listeners_.emplace_back(io_.unixEventPort, std::move(listener.socket),
@@ -230,7 +237,11 @@ void VmService::ServeConsoles() {
   }
 }
 
-void VmService::LockDownAndForget() {
+void VmService::ServeConsoles() {
+  for (Listener& listener : listeners_) listener.Serve();
+}
+
+void VmService::LockDownAndForget(int cgroup_parent) {
   // What only starting needed. The kernel is loaded.
   kvm_.Close();
   settings_.kernel.Close();
@@ -238,7 +249,7 @@ void VmService::LockDownAndForget() {
   for (auto& plan : settings_.devices) plan->given_away.clear();
   std::vector<PathRight> rights;
   if (runtime_dir_.valid()) rights.push_back({runtime_dir_.get(), LANDLOCK_ACCESS_FS_REMOVE_FILE});
-  if (cgroup_->parent() >= 0) rights.push_back({cgroup_->parent(), LANDLOCK_ACCESS_FS_REMOVE_DIR});
+  if (cgroup_parent >= 0) rights.push_back({cgroup_parent, LANDLOCK_ACCESS_FS_REMOVE_DIR});
   LockDown(rights);
 }
 
@@ -291,6 +302,7 @@ void VmService::ServeControlSocket(OwnFd socket) {
   if (::listen(socket.get(), kBacklog) != 0) ThrowErrno("serve the control socket");
   control_listener_.emplace(io_.unixEventPort, std::move(socket),
                             [this](OwnFd connection) { AddConnection(std::move(connection)); });
+  control_listener_->Serve();
 }
 
 void VmService::RemoveControlSocket() {
@@ -318,7 +330,7 @@ void VmService::Describe(control::VmReport::Builder out) const {
   out.setMemoryBytes(settings_.memory_bytes);
   out.setVcpuCount(settings_.vcpu_count);
   out.setStartedAtUnix(started_at_unix_);
-  if (!run_) return;
+  if (!run_ || !prepared_) return;
   auto processes = out.initProcesses(run_->process_count() + 1);
   run_->Describe(processes);
   auto spawner = processes[processes.size() - 1];

@@ -48,8 +48,9 @@ class VmService {
   class ControlServer;
   struct Connection;
 
+  void MakeConsoleListeners();
   void ServeConsoles();
-  void LockDownAndForget();
+  void LockDownAndForget(int cgroup_parent);
   void WriteDown();
   kj::Promise<void> HandOver();
   void MakeRun(OwnFd memory);

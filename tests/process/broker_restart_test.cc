@@ -151,15 +151,36 @@ TEST(BrokerRestart, TheRunnersEndWithoutABrokerEndsTheVm) {
   ExpectNothingLeft(vm.name());
 }
 
+// All of the VM's processes are its children.
+TEST(BrokerRestart, DeathOfTheSpawnerEndsTheVm) {
+  RunningVm vm;
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  ASSERT_EQ(SignalTo(vm.name(), "spawner", SIGKILL), 0);
+  EXPECT_EQ(vm.command().Wait(), 1);
+  EXPECT_NE(vm.command().errors().find("so has the spawner"), std::string::npos) << vm.command().errors();
+  ExpectNothingLeft(vm.name());
+}
+
+TEST(BrokerRestart, OneThatWasStoppedMeanwhileIsReplaced) {
+  RunningVm vm({}, "ticking");
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  vm.command().Signal(SIGSTOP);
+  vm.KillBroker();
+  ASSERT_EQ(SignalTo(vm.name(), "rng", SIGSTOP), 0);
+  vm.command().Signal(SIGCONT);
+  EXPECT_TRUE(vm.command().WaitUntil([&] {
+    return vm.command().errors().find("rng was stopped by a signal; another process") != std::string::npos;
+  })) << vm.command().errors();
+  EXPECT_TRUE(vm.GoesOn()) << vm.command().errors();
+  EXPECT_EQ(RunBulkhead({"kill", vm.name()}).status, 0);
+  EXPECT_EQ(vm.command().Wait(), 0) << vm.command().errors();
+}
+
 TEST(BrokerRestart, DeathOfTheLauncherStillEndsEverything) {
   RunningVm vm;
   ASSERT_TRUE(vm.started()) << vm.command().errors();
   vm.LoseBroker();
-  vm.command().Signal(SIGKILL);
-  EXPECT_EQ(vm.command().Wait(), 128 + SIGKILL);
-  EXPECT_TRUE(Eventually([&] { return ProcessesOf(vm.name()).empty(); }));
-  RunBulkhead({"ps"});
-  ExpectNothingLeft(vm.name());
+  ExpectLauncherTakesAllWithIt(vm);
 }
 
 TEST(BrokerRestart, DeathOfLauncherAndBrokerAtOnceEndsEverything) {
@@ -167,11 +188,7 @@ TEST(BrokerRestart, DeathOfLauncherAndBrokerAtOnceEndsEverything) {
   ASSERT_TRUE(vm.started()) << vm.command().errors();
   vm.command().Signal(SIGSTOP);
   vm.KillBroker();
-  vm.command().Signal(SIGKILL);
-  EXPECT_EQ(vm.command().Wait(), 128 + SIGKILL);
-  EXPECT_TRUE(Eventually([&] { return ProcessesOf(vm.name()).empty(); }));
-  RunBulkhead({"ps"});
-  ExpectNothingLeft(vm.name());
+  ExpectLauncherTakesAllWithIt(vm);
 }
 
 }  // namespace

@@ -97,13 +97,8 @@ TEST(Lifecycle, DeathOfTheLauncherEndsEverything) {
   ASSERT_TRUE(vm.started()) << vm.command().errors();
   const pid_t broker = vm.broker();
   ASSERT_GT(broker, 0);
-  vm.command().Signal(SIGKILL);
-  EXPECT_EQ(vm.command().Wait(), 128 + SIGKILL);
+  ExpectLauncherTakesAllWithIt(vm);
   EXPECT_TRUE(Eventually([&] { return !Alive(broker); }));
-  EXPECT_TRUE(Eventually([&] { return ProcessesOf(vm.name()).empty(); }));
-  // The lock file of a launcher that was killed is stale; the next command removes it.
-  RunBulkhead({"ps"});
-  ExpectNothingLeft(vm.name());
 }
 
 TEST(Lifecycle, NameInUseIsRefused) {

@@ -65,6 +65,16 @@ inline void ExpectNothingLeft(const std::string& name) {
   for (const std::string& file : RuntimeFiles()) EXPECT_EQ(file.find(name + "."), std::string::npos) << file;
 }
 
+// Kills the launcher: nobody may be left then.
+inline void ExpectLauncherTakesAllWithIt(RunningVm& vm) {
+  vm.command().Signal(SIGKILL);
+  EXPECT_EQ(vm.command().Wait(), 128 + SIGKILL);
+  EXPECT_TRUE(Eventually([&] { return ProcessesOf(vm.name()).empty(); }));
+  // The lock file of a launcher that was killed is stale; the next command removes it.
+  RunBulkhead({"ps"});
+  ExpectNothingLeft(vm.name());
+}
+
 // The socket that `bulkhead stop` and the like use.
 class ControlConnection {
  public:
