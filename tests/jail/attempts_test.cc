@@ -84,7 +84,11 @@ class AttemptTest : public testing::Test {
     const std::string settings = Orders(attempt);
     DeviceProcess process(*io_, {.configure =
                                      [this, &name](auto config) {
-                                       name.starts_with("usernet") ? ConfigureUserNet(config) : Configure(config);
+                                       if (name.starts_with("usernet")) {
+                                         test::ConfigureUserNet(config);
+                                       } else {
+                                         Configure(config);
+                                       }
                                      },
                                  .plan = PlannerOf(name),
                                  .executable = test::BuildDir() + "/tests/rogue",
@@ -177,16 +181,6 @@ class AttemptTest : public testing::Test {
     net.initMac(6)[0] = 2;
     net.setMtu(1500);
   }
-  static void ConfigureUserNet(control::VmConfig::Builder config) {
-    auto net = config.initNets(1)[0];
-    net.initMac(6)[0] = 2;
-    net.setMtu(1500);
-    auto user = net.initUser();
-    user.initNetwork4(4)[0] = 10;
-    user.setPrefix4(24);
-    user.setMtu(1500);
-  }
-
   static std::function<void(broker::Planner&)> PlannerOf(const std::string& name) {
     if (name.starts_with("disk")) return broker::PlanDisks;
     if (name.starts_with("net") || name.starts_with("usernet")) return broker::PlanNets;

@@ -20,6 +20,18 @@
 
 namespace bulkhead::test {
 
+// An interface of user-mode networking, which takes no rights.
+inline control::NetConfig::Builder ConfigureUserNet(control::VmConfig::Builder vm) {
+  auto net = vm.initNets(1)[0];
+  net.initMac(6)[0] = 2;
+  net.setMtu(1500);
+  auto user = net.initUser();
+  user.initNetwork4(4)[0] = 10;
+  user.setPrefix4(24);
+  user.setMtu(1500);
+  return net;
+}
+
 class DeviceProcess {
  public:
   static constexpr uint64_t kMemoryBytes = 16 << 20;

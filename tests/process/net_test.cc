@@ -194,16 +194,9 @@ TEST_F(NetProcessTest, EndsWithItsBroker) {
 DeviceProcess::Options NetOnALink(bool link_down = false) {
   return {.configure =
               [link_down](control::VmConfig::Builder vm) {
-                auto net = vm.initNets(1)[0];
-                auto mac = net.initMac(6);
-                mac[0] = 2;
-                mac[5] = kGuest;
-                net.setMtu(1500);
+                auto net = ConfigureUserNet(vm);
+                net.getMac()[5] = kGuest;
                 net.setLinkDown(link_down);
-                auto user = net.initUser();
-                user.initNetwork4(4)[0] = 10;
-                user.setPrefix4(24);
-                user.setMtu(1500);
               },
           .plan = broker::PlanNets,
           .plan_name = "net0"};

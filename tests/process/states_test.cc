@@ -238,18 +238,8 @@ Kind UserNetKind() {
           .schema = {capnp::Schema::from<usernet::state::UserNetState>(), {}},
           .options =
               [](const TempDir&) {
-                return DeviceProcess::Options{.configure =
-                                                  [](control::VmConfig::Builder vm) {
-                                                    auto net = vm.initNets(1)[0];
-                                                    net.initMac(6)[0] = 2;
-                                                    net.setMtu(1500);
-                                                    auto user = net.initUser();
-                                                    user.initNetwork4(4)[0] = 10;
-                                                    user.setPrefix4(24);
-                                                    user.setMtu(1500);
-                                                  },
-                                              .plan = broker::PlanNets,
-                                              .plan_name = "usernet0"};
+                return DeviceProcess::Options{
+                    .configure = ConfigureUserNet, .plan = broker::PlanNets, .plan_name = "usernet0"};
               },
           .fill = [](capnp::AnyPointer::Builder) {}};
 }
