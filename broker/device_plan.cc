@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "ipc/platform.h"
+#include "ipc/rpc.h"
 
 namespace bulkhead::broker {
 namespace {
@@ -11,6 +12,18 @@ namespace {
 constexpr uint64_t kConfigSpaceBytes = 4096;
 
 }  // namespace
+
+// What a start that failed before left is too old: it may have been another process's.
+kj::Promise<void> DevicePlan::OpenSources() {
+  given_away.clear();
+  kj::Vector<kj::Promise<OwnFd>> opened;
+  for (control::FileSource::Client& source : sources) {
+    opened.add(source.openRequest().send().then([](auto response) { return AwaitFile(response.getFile()); }));
+  }
+  return kj::joinPromises(opened.releaseAsArray()).then([this](kj::Array<OwnFd> files) {
+    for (OwnFd& file : files) given_away.push_back(std::move(file));
+  });
+}
 
 DevicePlan& Planner::Add(std::string name, std::string executable) {
   plans_.push_back(std::make_unique<DevicePlan>());

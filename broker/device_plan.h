@@ -61,8 +61,9 @@ struct DevicePlan {
   std::vector<PlannedFunction> functions;
   std::vector<PlannedLine> lines;
   std::vector<OwnFd> files;
-  // Given after `files`, and not kept: kernel objects that must end with the process.
-  std::vector<OwnFd> given_away;
+  // Of files that each process gets its own of, after `files`: kernel objects that must end with it.
+  std::vector<control::FileSource::Client> sources;
+  std::vector<OwnFd> given_away;  // the next one's, from OpenSources until then
   std::unique_ptr<capnp::MallocMessageBuilder> settings;
   bool uses_guest_memory = false;
   bool controls_machine = false;
@@ -78,6 +79,8 @@ struct DevicePlan {
   std::string outside_of;  // the process whose packets it carries; neither is of use without the other
   PlannedLimits limits;
   std::vector<PlannedListener> listeners;  // the broker accepts and attaches the connections
+
+  kj::Promise<void> OpenSources();
 
   // The others have no exit ring, and the runner does not know of them.
   bool reached_by_guest() const { return !regions.empty(); }

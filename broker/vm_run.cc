@@ -203,7 +203,10 @@ void VmRun::Start(const std::string& helpers, const OwnFd& kvm, const PlaceFor& 
     return std::make_unique<Child>(io_, std::move(born), settings_.name, name, kj::mv(host));
   };
   runner_process_ = start(devices_.size(), "vcpu-runner", MakeRunnerHost(Grants::kDue));
-  for (size_t i = 0; i < devices_.size(); ++i) devices_[i].child = start(i, devices_[i].plan->name, MakeHost(i));
+  for (size_t i = 0; i < devices_.size(); ++i) {
+    devices_[i].plan->OpenSources().wait(io_.waitScope);
+    devices_[i].child = start(i, devices_[i].plan->name, MakeHost(i));
+  }
   for (size_t i = 0; i < devices_.size(); ++i) tasks_->add(KeepDevice(i));
   Supervise();
 }

@@ -81,7 +81,9 @@ kj::Promise<void> VmRun::StartSuccessor(size_t index, bool anew) {
   auto late = io_.provider->getTimer().afterDelay(kTakeOverTime).then([]() -> kj::Promise<void> {
     return Failure("it did not get ready in time");
   });
-  return spawner_.Spawn(static_cast<uint32_t>(index), anew)
+  return devices_[index]
+      .plan->OpenSources()
+      .then([this, index, anew] { return spawner_.Spawn(static_cast<uint32_t>(index), anew); })
       .then([this, index](Newborn born) {
         DeviceProcess& process = devices_[index];
         auto ready = kj::newPromiseAndFulfiller<void>();

@@ -48,8 +48,12 @@ struct NetConfig {
   user @7 :Control.UserNet;    # null: it is at the taps. Else there are none, and its outside is a process of its own
   listeners @8 :List(Control.File);    # for user.hostForwards, in their order
   linkDown @9 :Bool;           # at the start
-  vhosts @10 :List(Control.File);       # /dev/vhost-net, opened as often as the tap, for this boot: the kernel carries the
-                               # packets. Empty: the net process does
+  vhost @10 :FileSource;       # /dev/vhost-net: the kernel carries the packets. Null: the net process does
+}
+
+interface FileSource {
+  # The launcher, for what nobody keeps and each process needs one of its own of, also who takes another's place.
+  open @0 () -> (file :Control.File);  # anew; fails with one line for the user
 }
 
 struct StreamConfig {

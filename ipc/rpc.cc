@@ -116,6 +116,18 @@ OwnFd TakeFile(control::File::Client file, kj::WaitScope& wait) {
   throw FatalError("a granted file carries no descriptor", EBADF);
 }
 
+kj::Promise<OwnFd> AwaitFile(control::File::Client file) {
+  // The descriptor lives as long as the capability.
+  return file.getFd().then([file](kj::Maybe<int> fd) -> kj::Promise<OwnFd> {
+    KJ_IF_MAYBE (number, fd) {
+      auto taken = DuplicateFd(*number);
+      if (!taken.ok()) return Failure(taken.error().message);
+      return *std::move(taken);
+    }
+    return Failure("a file carries no descriptor");
+  });
+}
+
 std::vector<OwnFd> TakeFiles(capnp::List<control::File>::Reader files, kj::WaitScope& wait) {
   std::vector<OwnFd> taken;
   for (auto file : files) taken.push_back(TakeFile(file, wait));

@@ -66,6 +66,8 @@ control::File::Client ShareFile(int fd);
 
 // The descriptor behind a File that the peer sent, as this process's own; EBADF if there is none.
 OwnFd TakeFile(control::File::Client file, kj::WaitScope& wait);
+// The same for who may not wait; without one it fails.
+kj::Promise<OwnFd> AwaitFile(control::File::Client file);
 
 std::vector<OwnFd> TakeFiles(capnp::List<control::File>::Reader files, kj::WaitScope& wait);
 

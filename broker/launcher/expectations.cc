@@ -147,7 +147,11 @@ const std::vector<Expectation>& Table() {
        // it.
        .bounds = Join(
            {kEveryChild,
-            {{FdKind::kEpoll, 2}, {FdKind::kPacketRing, 1}, {FdKind::kEventfd, 10}, {FdKind::kSocket, kAnyNumber}}})},
+            {{FdKind::kEpoll, 2},
+             {FdKind::kPacketRing, 1},
+             {FdKind::kEventfd, 10},
+             {FdKind::kJournal, 1},
+             {FdKind::kSocket, kAnyNumber}}})},
       {.kind = "rng",
        .executable = "bulkhead-rng",
        .guest_memory = GuestMemoryUse::kAlways,

@@ -65,8 +65,8 @@ constexpr const char* kUpgradeHelp = R"(Examples:
   bulkhead upgrade web1              every device that can be, one after the other
   bulkhead upgrade web1 disk0        this one
   bulkhead upgrade web1 broker       the broker: nothing of the VM stops meanwhile
-The guest goes on meanwhile, and waits where it needs the device. What cannot be replaced while a VM runs: an interface
-with vhost=on, and the process that holds the connections of user-mode networking.)";
+The guest goes on meanwhile, and waits where it needs the device. With a process of user-mode networking (usernet0)
+the connections through it end.)";
 
 constexpr const char* kInspectHelp = R"(Examples:
   bulkhead inspect web1             what the kernel says of each process: user, capabilities, system calls, ...

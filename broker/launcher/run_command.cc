@@ -86,10 +86,9 @@ control::VmControl::Client CreateVm(const RunOptions& options, const RuntimeDir&
   resources.Fill(options, directory, request.initConfig());
   auto created = request.send().then([&](auto response) -> kj::Promise<control::VmControl::Client> {
     if (first_boot) TellMissingWalls(options.name, response.getMissingWalls());
-    auto spawner = response.getSpawner();
     auto vm = response.getVm();
-    return spawner.getFd().then([&brokers, vm, spawner](kj::Maybe<int> fd) mutable -> control::VmControl::Client {
-      brokers.Keep(OrThrow(DuplicateFd(KJ_REQUIRE_NONNULL(fd))));
+    return AwaitFile(response.getSpawner()).then([&brokers, vm](OwnFd spawner) mutable {
+      brokers.Keep(std::move(spawner));
       return kj::mv(vm);
     });
   });

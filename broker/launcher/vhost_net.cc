@@ -5,7 +5,24 @@
 
 #include <cerrno>
 
+#include "ipc/rpc.h"
+
 namespace bulkhead::launcher {
+namespace {
+
+class VhostNetSource final : public control::FileSource::Server {
+ public:
+  kj::Promise<void> open(OpenContext context) override {
+    try {
+      context.getResults().setFile(MakeFile(OpenVhostNet("--net")));
+    } catch (const FatalError& error) {
+      return Failure(error.what());
+    }
+    return kj::READY_NOW;
+  }
+};
+
+}  // namespace
 
 OwnFd OpenVhostNet(const std::string& subject) {
   OwnFd file(::open("/dev/vhost-net", O_RDWR | O_CLOEXEC));
@@ -22,5 +39,7 @@ OwnFd OpenVhostNet(const std::string& subject) {
   }
   throw FatalError(ErrnoError(error, subject + ": open /dev/vhost-net"));
 }
+
+control::FileSource::Client MakeVhostNetSource() { return kj::heap<VhostNetSource>(); }
 
 }  // namespace bulkhead::launcher

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "ipc/broker.capnp.h"
 #include "ipc/fd.h"
 
 namespace bulkhead::launcher {
@@ -11,5 +12,9 @@ namespace bulkhead::launcher {
 // For one pair of queues, and nobody's yet. Throws FatalError, which says what to do about it; `subject` is who needs
 // it.
 OwnFd OpenVhostNet(const std::string& subject);
+
+// For who needs one now and then. None is kept: one belongs for ever to the process that took it, and what it does for
+// that ends with the last descriptor.
+control::FileSource::Client MakeVhostNetSource();
 
 }  // namespace bulkhead::launcher

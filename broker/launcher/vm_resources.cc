@@ -129,12 +129,7 @@ void FillNet(const RunOptions& options, unsigned index, const OpenNet& net, cont
   for (unsigned i = 0; i < addresses.size(); ++i) addresses.set(i, DataOf(option.addresses[i]));
   FillThrottle(option.throttle, out.initThrottle());
   out.setLinkDown(!option.link_on);
-  if (option.vhost) {
-    // New ones for each boot, and none kept: one belongs for ever to the process that took it, and what it does for
-    // that ends with the last descriptor.
-    auto vhosts = out.initVhosts(taps.size());
-    for (unsigned i = 0; i < vhosts.size(); ++i) vhosts.set(i, MakeFile(OpenVhostNet("--net")));
-  }
+  if (option.vhost) out.setVhost(MakeVhostNetSource());
   if (!net.user) return;
   FillUserNet(option.user, *net.user, net.mtu, out.initUser());
   auto listeners = out.initListeners(static_cast<unsigned>(net.user->listeners.size()));

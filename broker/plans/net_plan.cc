@@ -38,6 +38,8 @@ void PlanUserNet(Planner& planner, control::NetConfig::Reader config, unsigned i
   DevicePlan& plan = planner.Add(name, "bulkhead-usernet");
   plan.keeps_network = true;
   plan.outside_of = net.name;
+  // Its connections are gone with it; those that come later, and forwarded ports, need not be.
+  plan.replacement = DevicePlan::Replacement::kAlways;
   plan.limits.memory_bytes = kUserNetMemory;
   for (auto listener : config.getListeners()) plan.files.push_back(TakeFile(listener, planner.wait()));
   plan.settings = std::make_unique<capnp::MallocMessageBuilder>();
@@ -52,10 +54,8 @@ void PlanUserNet(Planner& planner, control::NetConfig::Reader config, unsigned i
 }
 
 // What passes by the net process it can neither hold against rules nor slow down.
-void CheckVhost(control::NetConfig::Reader config, unsigned pairs, const std::string& name) {
-  if (config.hasUser() || config.getVhosts().size() != pairs) {
-    throw FatalError(name + ": vhost takes /dev/vhost-net once for each of a tap's queues");
-  }
+void CheckVhost(control::NetConfig::Reader config, const std::string& name) {
+  if (config.hasUser()) throw FatalError(name + ": vhost takes a tap");
   const auto throttle = config.getThrottle();
   if (!config.getAnyMac() || config.getIpAddresses().size() != 0 || throttle.getBytesPerSecond() != 0 ||
       throttle.getOperationsPerSecond() != 0) {
@@ -76,14 +76,15 @@ void PlanNet(Planner& planner, control::NetConfig::Reader config, unsigned index
   for (auto tap : taps) plan.files.push_back(TakeFile(tap, planner.wait()));
   // And the control queue.
   planner.AddVirtioFunction(plan, static_cast<uint16_t>(2 * pairs + 1));
-  const bool vhost = config.getVhosts().size() != 0;
-  if (vhost) CheckVhost(config, pairs, name);
-  for (auto file : config.getVhosts()) plan.given_away.push_back(TakeFile(file, planner.wait()));
+  const bool vhost = config.hasVhost();
+  if (vhost) {
+    CheckVhost(config, name);
+    for (unsigned i = 0; i < pairs; ++i) plan.sources.push_back(config.getVhost());
+  }
   (vhost ? plan.limits.kernel_threads : plan.limits.threads) += pairs;
   plan.takes_throttle = !vhost;
   plan.has_link = true;
-  // What the kernel carries packets with ends with the process that set it up.
-  plan.replacement = vhost ? DevicePlan::Replacement::kNever : DevicePlan::Replacement::kAlways;
+  plan.replacement = DevicePlan::Replacement::kAlways;
   plan.settings = std::make_unique<capnp::MallocMessageBuilder>();
   auto settings = plan.settings->initRoot<net::NetSettings>();
   settings.setMac(config.getMac());

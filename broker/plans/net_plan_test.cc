@@ -60,17 +60,29 @@ TEST_F(NetPlan, SettingsAreThoseOfTheConfiguration) {
   EXPECT_TRUE(settings.getLinkDown());
 }
 
+class FilesAnew final : public control::FileSource::Server {
+ public:
+  kj::Promise<void> open(OpenContext context) override {
+    context.getResults().setFile(MakeFile(OwnFd(::memfd_create("vhost", MFD_CLOEXEC))));
+    return kj::READY_NOW;
+  }
+};
+
 // As a launcher asks for it.
-void AskForVhost(control::NetConfig::Builder net, unsigned count) {
+void AskForVhost(control::NetConfig::Builder net) {
   net.setAnyMac(true);
-  auto files = net.initVhosts(count);
-  for (unsigned i = 0; i < count; ++i) files.set(i, MakeFile(OwnFd(::memfd_create("vhost", MFD_CLOEXEC))));
+  net.setVhost(kj::heap<FilesAnew>());
 }
 
 TEST_F(NetPlan, WithVhostTheKernelHasTheThreadsAndNothingIsLimited) {
-  const DevicePlan& plan = Plan(2, [](auto net) { AskForVhost(net, 2); });
+  Plan(2, AskForVhost);
+  DevicePlan& plan = *plans_[0];
   EXPECT_EQ(plan.files.size(), 2u);
-  EXPECT_EQ(plan.given_away.size(), 2u);
+  // Another's are others.
+  for (unsigned process = 0; process < 2; ++process) {
+    plan.OpenSources().wait(io_->waitScope);
+    EXPECT_EQ(plan.given_away.size(), 2u);
+  }
   EXPECT_EQ(plan.limits.threads, PlannedLimits().threads);
   EXPECT_EQ(plan.limits.kernel_threads, PlannedLimits().kernel_threads + 2);
   EXPECT_FALSE(plan.takes_throttle);
@@ -79,13 +91,12 @@ TEST_F(NetPlan, WithVhostTheKernelHasTheThreadsAndNothingIsLimited) {
 
 TEST_F(NetPlan, NoWallIsAskedForThatVhostCannotKeep) {
   const auto expect_refused = [this](const std::function<void(control::NetConfig::Builder)>& change) {
-    EXPECT_THROW(Plan(2, [&](auto net) { AskForVhost(net, 2), change(net); }), FatalError);
+    EXPECT_THROW(Plan(2, [&](auto net) { AskForVhost(net), change(net); }), FatalError);
   };
   expect_refused([](auto net) { net.setAnyMac(false); });
   expect_refused([](auto net) { net.initIpAddresses(1).init(0, 4); });
   expect_refused([](auto net) { net.initThrottle().setBytesPerSecond(1); });
   expect_refused([](auto net) { net.initThrottle().setOperationsPerSecond(1); });
-  expect_refused([](auto net) { AskForVhost(net, 1); });
 }
 
 control::UserNet::Builder AskForUserNet(control::NetConfig::Builder net) {

@@ -59,6 +59,8 @@ class VirtioDevice {
   virtual void ProcessQueue(uint16_t index) = 0;
   // True: the device waits for its kick eventfds itself, and ProcessQueue means "look at the queue now".
   virtual bool OwnsKicks() const { return false; }
+  // True: the kernel serves that queue in this process's place, where these features were negotiated.
+  virtual bool IsServedByKernel(uint16_t /*index*/, uint64_t /*features*/) const { return false; }
   // The driver chose other vectors, or masked or unmasked some; only while active.
   virtual void InterruptsChanged() {}
 

@@ -537,7 +537,11 @@ Result<void> VirtioPci::RestoreQueues(capnp::List<state::QueueState>::Reader que
 Result<Virtqueue> VirtioPci::RestoreQueue(uint16_t index, state::QueueState::Reader from) {
   const QueueLayout& layout = queues_[index].layout;
   const auto log = recorder_.Log(index);
-  if (log && recorder_.taking_over()) return Virtqueue::TakeOver(memory_, layout, *log);
+  if (log && recorder_.taking_over()) {
+    const bool by_kernel = device_->IsServedByKernel(index, driver_features_);
+    return by_kernel ? Virtqueue::TakeOverFromKernel(memory_, layout, *log)
+                     : Virtqueue::TakeOver(memory_, layout, *log);
+  }
   return Virtqueue::Create(memory_, layout, {from.getNextAvailable(), from.getNextUsed()}, log);
 }
 

@@ -88,6 +88,16 @@ Result<Virtqueue> Virtqueue::TakeOver(const GuestMemory& memory, const QueueLayo
   return queue;
 }
 
+Result<Virtqueue> Virtqueue::TakeOverFromKernel(const GuestMemory& memory, const QueueLayout& layout, QueueLog log) {
+  auto queue = Create(memory, layout);
+  if (!queue.ok()) return queue;
+  queue->log_ = log;
+  const auto used = memory.LoadAcquire16(layout.used + kIndexOffset);
+  if (!used.ok()) return used.error();
+  queue->MoveTo({*used, *used});
+  return queue;
+}
+
 Result<void> Virtqueue::Recover() {
   auto used = memory_->LoadAcquire16(layout_.used + kIndexOffset);
   if (!used.ok()) return used.error();

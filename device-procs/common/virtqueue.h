@@ -66,6 +66,9 @@ class Virtqueue {
   // Goes on for a process that died, with its log, which is hostile: what that had in hand is popped again, in the
   // order of the first time. EPROTO too where log and used ring contradict each other.
   static Result<Virtqueue> TakeOver(const GuestMemory& memory, const QueueLayout& layout, QueueLog log);
+  // The same where the kernel served the queue for the one that died (vhost), and gave back all that it took before it
+  // ended.
+  static Result<Virtqueue> TakeOverFromKernel(const GuestMemory& memory, const QueueLayout& layout, QueueLog log);
 
   // Takes the next available chain into `chain`, whose buffers are reused; false if there is none.
   Result<bool> Pop(Chain& chain);

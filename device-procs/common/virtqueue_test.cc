@@ -473,6 +473,27 @@ class TakenOverQueue : public VirtqueueTest {
   QueueLog log_ = OrThrow(Journal::Map(file_.get(), 1)).Queue(0);
 };
 
+// The log knows nothing of what the kernel did, only the used ring does.
+TEST_F(TakenOverQueue, ASuccessorGoesOnWhereTheKernelEnded) {
+  Virtqueue kernel = OrThrow(Virtqueue::Create(memory_, driver_->layout()));
+  Chain chain;
+  for (unsigned i = 0; i < 20; ++i) {
+    driver_->Add({{kData, i + 1}});
+    ASSERT_TRUE(OrThrow(kernel.Pop(chain)));
+    ASSERT_TRUE(kernel.Push(chain.head, 0).ok());
+    ASSERT_TRUE(driver_->TakeUsed());
+  }
+  const uint16_t last = driver_->Add({{kData, 100}});
+  Virtqueue queue = OrThrow(Virtqueue::TakeOverFromKernel(memory_, driver_->layout(), log_));
+  ASSERT_TRUE(OrThrow(queue.Pop(chain)));
+  EXPECT_EQ(chain.head, last);
+  // One that carries packets itself may come next.
+  Virtqueue next = OrThrow(Virtqueue::TakeOver(memory_, driver_->layout(), log_));
+  ASSERT_TRUE(OrThrow(next.Pop(chain)));
+  EXPECT_EQ(chain.head, last);
+  EXPECT_FALSE(OrThrow(next.Pop(chain)));
+}
+
 TEST_F(TakenOverQueue, WhatWasInHandIsPoppedAgainAndNothingElseIs) {
   Offer(6);
   ASSERT_EQ(Take(5), (std::vector<uint16_t>{0, 1, 2, 3, 4}));

@@ -121,9 +121,9 @@ ControlRules VirtioNet::Rules() const {
           .guest_offloads = negotiated_ & kGuestOffloads};
 }
 
-uint16_t VirtioNet::ControlIndex() const {
+uint16_t VirtioNet::ControlIndex(uint64_t features) const {
   // §5.1.2: behind all pairs that the driver knows of.
-  const bool all = (negotiated_ & kMultiQueue) != 0;
+  const bool all = (features & kMultiQueue) != 0;
   return static_cast<uint16_t>(2 * (all ? backend_->pair_count() : 1));
 }
 
@@ -136,7 +136,7 @@ void VirtioNet::Activate(uint64_t features, VirtioTransport& transport) {
   }
   state_.filter.by_vlan = (features & kControlVlan) != 0;
   state_.announcing = state_.announcing && (features & kAnnounce) != 0;
-  if ((features & kControlQueue) != 0) control_ = {transport, ControlIndex()};
+  if ((features & kControlQueue) != 0) control_ = {transport, ControlIndex(features)};
   ApplyState(state_);
 }
 
@@ -154,7 +154,11 @@ void VirtioNet::Deactivate() {
 
 void VirtioNet::ProcessQueue(uint16_t index) {
   // A pair looks at its queues when it starts.
-  if (index == ControlIndex()) ServeControl();
+  if (index == ControlIndex(negotiated_)) ServeControl();
+}
+
+bool VirtioNet::IsServedByKernel(uint16_t index, uint64_t features) const {
+  return outside_watch_.has_value() && index < ControlIndex(features);
 }
 
 void VirtioNet::InterruptsChanged() {

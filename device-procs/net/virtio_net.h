@@ -47,6 +47,7 @@ class VirtioNet final : public VirtioDevice {
   void Deactivate() override;
   void ProcessQueue(uint16_t index) override;
   bool OwnsKicks() const override { return true; }
+  bool IsServedByKernel(uint16_t index, uint64_t features) const override;
   void InterruptsChanged() override;
   void SetThrottle(control::DiskThrottle::Reader limits) override;
   void LoseOutside() override;
@@ -72,7 +73,7 @@ class VirtioNet final : public VirtioDevice {
   std::unique_ptr<QueuePair> MakeVhostPair(uint16_t pair, OwnFd vhost);
   uint64_t OfferedFeatures(bool by_kernel) const;
   ControlRules Rules() const;
-  uint16_t ControlIndex() const;
+  uint16_t ControlIndex(uint64_t features) const;
   // Without those that the driver does without.
   uint64_t ActiveFeatures() const { return negotiated_ & ~state_.offloads_off; }
   bool Working() const { return transport_ != nullptr && !paused_; }

@@ -93,6 +93,7 @@ void DeviceProcess::Replace() {
 }
 
 void DeviceProcess::Start(bool successor) {
+  plan_->OpenSources().wait(io_.waitScope);
   const std::string executable = executable_.empty() ? BuildDir() + "/libexec/" + plan_->executable : executable_;
   child_ = std::make_unique<broker::Child>(
       io_, executable, UniqueName(), plan_->name, kj::heap<Host>(*this, successor),

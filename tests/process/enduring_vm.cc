@@ -58,8 +58,9 @@ EnduringVm::EnduringVm(const Options& options)
     network_.emplace(1);
     network_->LeaveToOthers();
     wire_.emplace(*network_);
-    arguments.insert(arguments.end(), {"--net", "tap=tap0"});
-    devices_.emplace_back("net0");
+    // The guest drives the first one only.
+    arguments.insert(arguments.end(), {"--net", "tap=tap0", "--net", "user"});
+    for (const char* device : {"net0", "net1", "usernet1"}) devices_.emplace_back(device);
   }
   arguments.insert(arguments.end(), options.more.begin(), options.more.end());
   command_ = std::make_unique<Command>(arguments, Preparation());

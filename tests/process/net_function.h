@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "broker/launcher/vhost_net.h"
 #include "device-procs/common/virtqueue_driver.h"
 #include "ipc/rpc.h"
 #include "tests/process/process_function.h"
@@ -34,10 +35,7 @@ inline DeviceProcess::Options Net(TapNetwork& network, bool vhost = false) {
                 auto taps = net.initTaps(static_cast<unsigned>(queues.size()));
                 for (unsigned i = 0; i < taps.size(); ++i) taps.set(i, MakeFile(std::move(queues[i])));
                 net.setAnyMac(vhost);
-                auto vhosts = net.initVhosts(vhost ? taps.size() : 0);
-                for (unsigned i = 0; i < vhosts.size(); ++i) {
-                  vhosts.set(i, MakeFile(OwnFd(::open("/dev/vhost-net", O_RDWR | O_CLOEXEC))));
-                }
+                if (vhost) net.setVhost(launcher::MakeVhostNetSource());
                 auto mac = net.initMac(6);
                 mac[0] = 2;
                 mac[5] = kGuest;

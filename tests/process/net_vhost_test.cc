@@ -224,6 +224,36 @@ TEST_F(NetWithVhostTest, ATapThatIsGoneIsALinkThatIsDown) {
   EXPECT_FALSE(NeedsReset(function));
 }
 
+// A packet that is on its way meanwhile may be lost, as on a wire; both queues go on.
+TEST_F(NetWithVhostTest, AnotherProcessGoesOnUnderLoad) {
+  TapNetwork network(1);
+  DeviceProcess process(*io_, Net(network, true));
+  NetFunction function(process);
+  function.Start((kFeatures | FeatureBit(18)) & ~FeatureBit(22), 3);
+  for (unsigned death = 0; death < 10; ++death) {
+    std::atomic<bool> enough = false;
+    std::thread load([&] {
+      while (!enough) network.TrySend(TestFrame(64, kGuest, kHost));
+    });
+    for (uint16_t n = 0; n < 8; ++n) function.Post(0, kRoom + 2000 * n, 2000);
+    ASSERT_TRUE(function.WaitFor(0, 4));
+    const pid_t before = process.pid();
+    process.Replace();
+    enough = true;
+    load.join();
+    EXPECT_FALSE(HasVhostThreads(before));
+    EXPECT_TRUE(HasVhostThreads(process.pid()));
+    EXPECT_FALSE(NeedsReset(function));
+    ASSERT_TRUE(function.WaitFor(0, 4));
+    // A successor interrupts once too often rather than not at all.
+    for (const size_t vector : {2u, 3u}) (void)process.HasInterrupt(vector);
+    function.Send(TestFrame(100 + death, kHost, kGuest));
+    EXPECT_EQ(network.Receive(), TestFrame(100 + death, kHost, kGuest));
+    // Its control queue is the process's own.
+    EXPECT_EQ(function.Control(2, {0, 0, static_cast<char>(death % 2)}), 0);
+  }
+}
+
 TEST_F(NetWithVhostTest, NothingIsLeftOfAProcessThatIsKilledUnderLoad) {
   TapNetwork network(1);
   DeviceProcess process(*io_, Net(network, true));

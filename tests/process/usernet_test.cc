@@ -308,6 +308,25 @@ TEST_F(UserNetTest, SavesAndRestoresWhatASnapshotCanKeep) {
   EXPECT_TRUE(guest_->Ping(PacketGuest::kHost, kHangMs));
 }
 
+// Connections are gone with a process; what the guest has been told, and ports of the host, are not.
+TEST_F(UserNetTest, AnotherInItsPlaceServesTheSameGuest) {
+  const HostSocket listener(SOCK_STREAM);
+  Start(Forward(false, 22), {&listener});
+  for (unsigned death = 0; death < 3; ++death) {
+    for (unsigned i = 0; i < 100; ++i) guest_->Send(std::string(60 + i, 'x'));
+    process_->Replace();
+    EXPECT_TRUE(guest_->Ping(PacketGuest::kHost, kHangMs));
+    std::string read;
+    std::thread client([&] { read = ReadFrom(listener.port()); });
+    EXPECT_TRUE(guest_->Serve(22, "still here"));
+    client.join();
+    EXPECT_EQ(read, "still here");
+    const auto lease = guest_->AskForLease();
+    ASSERT_TRUE(lease);
+    EXPECT_EQ(lease->address, PacketGuest::kAddress);
+  }
+}
+
 TEST_F(UserNetTest, ABrokenRingIsItsEndAndIsSaid) {
   Start();
   auto* memory = OrThrow(MapPacketLink(process_->plan().packets->memory.get()));

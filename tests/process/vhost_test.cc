@@ -78,10 +78,35 @@ TEST_F(VhostTest, ItsInterfaceTakesNoLimitsLater) {
   EXPECT_NE(throttle.errors.find("of which that can be asked; it has none"), std::string::npos) << throttle.errors;
 }
 
+// The next one's is opened by the launcher, whichever broker asks.
+TEST_F(VhostTest, AnotherProcessHasAVhostOfItsOwn) {
+  const std::string name = UniqueName();
+  Command vm(Arguments(name, "idle", {"--device-restarts", "100"}), EnterNetwork);
+  ASSERT_TRUE(vm.WaitForOutput("idle")) << vm.errors();
+  for (unsigned death = 0; death < 4; ++death) {
+    const auto replace = [&](const std::string& process) {
+      const pid_t before = ProcessOf(name, process);
+      EXPECT_EQ(::kill(before, SIGKILL), 0);
+      EXPECT_TRUE(vm.WaitUntil([&] {
+        const pid_t now = ProcessOf(name, process);
+        return now > 0 && now != before;
+      })) << process << "\n" << vm.errors();
+      return before;
+    };
+    const pid_t net = replace("net0");
+    EXPECT_TRUE(Eventually([&] { return HasVhostThreads(ProcessOf(name, "net0")) && !HasVhostThreads(net); }));
+    if (death == 1) replace("broker");
+  }
+  EXPECT_EQ(RunBulkhead({"upgrade", name, "net0"}).status, 0);
+  EXPECT_EQ(RunBulkhead({"kill", name}).status, 0);
+  vm.Wait();
+  EXPECT_TRUE(ProcessesOf(name).empty());
+}
+
 // Nobody else has kept a descriptor by which the kernel would go on.
 TEST_F(VhostTest, TheKernelStopsWithTheProcessAndTheVmGoesOn) {
   const std::string name = UniqueName();
-  Command vm(Arguments(name, "idle"), EnterNetwork);
+  Command vm(Arguments(name, "idle", {"--device-restarts", "0"}), EnterNetwork);
   ASSERT_TRUE(vm.WaitForOutput("idle")) << vm.errors();
   const pid_t net = ProcessOf(name, "net0");
   EXPECT_TRUE(HasVhostThreads(net));
