@@ -75,6 +75,7 @@ struct DevicePlan {
   enum class Replacement { kNever, kAlways };
   Replacement replacement = Replacement::kNever;
   bool journals_tables = false;  // of an image
+  unsigned outputs = 0;          // streams that it writes, each of which gets a stage (ipc/counted_output.h)
   std::optional<PlannedPackets> packets;
   std::string outside_of;  // the process whose packets it carries; neither is of use without the other
   PlannedLimits limits;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "broker/plain_line.h"
+#include "ipc/counted_output.h"
 #include "ipc/journal.h"
 #include "ipc/platform.h"
 
@@ -195,6 +196,9 @@ void VmRun::Start(const std::string& helpers, const OwnFd& kvm, const PlaceFor& 
     const DevicePlan& plan = *process.plan;
     process.wiring = std::make_unique<Wiring>(plan);
     if (plan.replacement != DevicePlan::Replacement::kNever) process.journal = OrThrow(MakeJournal(plan));
+    for (unsigned i = 0; i < plan.outputs; ++i) {
+      process.stages.push_back(OrThrow(CountedOutput::MakeStage("output-" + plan.name)));
+    }
   }
   not_ready_ = process_count();
   const auto start = [&](size_t number, const std::string& name, capnp::Capability::Client host) {
@@ -217,6 +221,7 @@ kj::Promise<void> VmRun::KeepDevice(size_t index) {
   std::vector<int> fds;
   process.wiring->AddTo(fds);
   if (process.journal.valid()) fds.push_back(process.journal.get());
+  for (const OwnFd& stage : process.stages) fds.push_back(stage.get());
   if (const auto& packets = process.plan->packets) {
     for (const OwnFd* fd : {&packets->memory, &packets->doorbell, &packets->peer}) fds.push_back(fd->get());
   }
@@ -526,6 +531,8 @@ void VmRun::FillDeviceGrants(size_t index, control::DeviceGrants::Builder out) {
     packets.setDoorbell(ShareFile(plan.packets->doorbell.get()));
     packets.setPeer(ShareFile(plan.packets->peer.get()));
   }
+  auto stages = out.initStages(static_cast<unsigned>(process.stages.size()));
+  for (unsigned i = 0; i < stages.size(); ++i) stages.set(i, ShareFile(process.stages[i].get()));
   out.initSandbox().setReportViolations(process.child->reports_violations());
   if (!process.journal.valid()) return;
   out.setJournal(ShareFile(process.journal.get()));

@@ -105,6 +105,7 @@ class VmRun {
 
     // What another process in its place needs to go on.
     OwnFd journal;  // invalid: there will be none
+    std::vector<OwnFd> stages;
     Restraint restraint;
     std::string cause;  // why it was killed by this process; empty: it was not
     unsigned generation = 0;

@@ -71,6 +71,7 @@ void VmRun::AdoptDevice(size_t index, record::Device::Reader record) {
   KeptFds kept(spawner_.Fetch(Kept::kDevice, index, 0).wait(io_.waitScope));
   process.wiring = std::make_unique<Wiring>(plan, kept);
   if (plan.replacement != DevicePlan::Replacement::kNever) process.journal = kept.Take();
+  for (unsigned i = 0; i < plan.outputs; ++i) process.stages.push_back(kept.Take());
   if (plan.packets) {
     for (OwnFd* fd : {&plan.packets->memory, &plan.packets->doorbell, &plan.packets->peer}) *fd = kept.Take();
   }

@@ -126,6 +126,7 @@ struct DeviceGrants {
   packets @7 :PacketGrant;     # null but for the two sides of user-mode networking
   journal @8 :File;            # ipc/journal.h; null: nobody takes the place of this process when it dies
   successor @9 :Bool;          # the journal is that of a process which has died, and whose place this one takes
+  stages @10 :List(File);      # ipc/counted_output.h: of each stream that the process writes, as its kind defines
 }
 
 struct DiskThrottle {

@@ -53,6 +53,7 @@ FdKind FileKind(const struct stat& status, std::string_view target) {
     if (target == "memfd:cloud-init") return FdKind::kFile;
     if (target.starts_with("memfd:packets-")) return FdKind::kPacketRing;
     if (target.starts_with("memfd:journal-")) return FdKind::kJournal;
+    if (target.starts_with("memfd:output-")) return FdKind::kOutputStage;
     return target.starts_with("memfd:exits-") ? FdKind::kExitRing : FdKind::kOtherMemory;
   }
   if (S_ISSOCK(status.st_mode)) return FdKind::kSocket;
@@ -134,6 +135,8 @@ const char* FdKindName(FdKind kind) {
       return "exit ring";
     case FdKind::kJournal:
       return "journal";
+    case FdKind::kOutputStage:
+      return "output stage";
     case FdKind::kOtherMemory:
       return "other memfd";
     case FdKind::kFile:

@@ -31,6 +31,7 @@ enum class FdKind {
   kPacketRing,   // between a net process and its usernet process
   kExitRing,     // memfd "exits-*"
   kJournal,      // memfd "journal-*"
+  kOutputStage,  // memfd "output-*"
   kOtherMemory,  // any other memfd
   kFile,         // a regular file
   kBlockDevice,

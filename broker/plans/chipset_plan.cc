@@ -15,6 +15,7 @@ void PlanChipset(Planner& planner) {
   plan.lines.push_back({.gsi = platform::kIrqRtc, .level = false});
   plan.lines.push_back({.gsi = platform::kIrqSci, .level = true});
   plan.replacement = DevicePlan::Replacement::kAlways;
+  plan.outputs = 1;
   plan.controls_machine = true;
   plan.takes_power_button = true;
   const auto config = planner.config();

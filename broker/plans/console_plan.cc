@@ -31,12 +31,14 @@ void PlanConsole(Planner& planner) {
   planner.AddPort(plan, platform::kPortSerial0, kSerialPorts);
   plan.lines.push_back({.gsi = platform::kIrqSerial0, .level = false});
   plan.replacement = DevicePlan::Replacement::kAlways;
+  plan.outputs = 1;
   plan.settings = std::make_unique<capnp::MallocMessageBuilder>();
   auto settings = plan.settings->initRoot<console::ConsoleSettings>();
   TakeStream(config.getSerial(), settings.initSerial(), plan, kSerialPort, planner.wait());
   if (!config.hasVirtioConsole()) return;
   planner.AddVirtioFunction(plan, kConsoleQueues);
   settings.setHasVirtioConsole(true);
+  ++plan.outputs;
   TakeStream(config.getVirtioConsole(), settings.initVirtioConsole(), plan, kVirtioPort, planner.wait());
 }
 

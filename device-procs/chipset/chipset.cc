@@ -23,7 +23,7 @@ Chipset::Chipset(device::EventLoop& loop, ChipsetSettings settings, std::functio
           std::move(settings.realtime_ns)),
       i8042_(reset),
       reset_control_(reset),
-      debug_console_(loop, std::move(settings.debug_output)) {}
+      debug_console_(loop, std::move(settings.debug_output), std::move(settings.debug_stage)) {}
 
 uint64_t Chipset::Read(uint16_t region, uint64_t offset, uint8_t width) {
   switch (static_cast<Region>(region)) {

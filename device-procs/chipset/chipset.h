@@ -22,8 +22,9 @@ namespace bulkhead::chipset {
 struct ChipsetSettings {
   uint64_t memory_bytes = 0;
   OwnFd debug_output;  // invalid: the debug port's output is discarded
-  OwnFd rtc_irq;       // edge
-  OwnFd sci_assert;    // level
+  OutputStage debug_stage = {};
+  OwnFd rtc_irq;     // edge
+  OwnFd sci_assert;  // level
   OwnFd sci_resample;
   Clock realtime_ns = RealtimeNs;
   Clock monotonic_ns = MonotonicNs;

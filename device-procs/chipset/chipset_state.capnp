@@ -33,6 +33,7 @@ struct I8042State {
 
 struct DebugConsoleState {
   unsent @0 :Data;
+  written @1 :UInt64;         # bytes before these (ipc/counted_output.h)
 }
 
 struct HostBridgeState {

@@ -20,7 +20,9 @@ constexpr uint32_t kRoom = EPOLLOUT | EPOLLONESHOT;
 
 }  // namespace
 
-DebugConsole::DebugConsole(device::EventLoop& loop, OwnFd output) : loop_(loop), output_(std::move(output)) {
+DebugConsole::DebugConsole(device::EventLoop& loop, OwnFd output, OutputStage stage)
+    : loop_(loop), output_(std::move(output)), counted_(std::move(stage)) {
+  counted_.SetOutput(output_.get());
   if (output_.valid()) loop_.Watch(output_.get(), kHangUpOnly, [this] { OutputEvent(); });
 }
 
@@ -36,18 +38,19 @@ void DebugConsole::Write(uint8_t value) {
 
 void DebugConsole::Flush() {
   if (paused_ || blocked_) return;
-  size_t sent = 0;
+  size_t sent = counted_.TakeOwed(buffer_.size());
   while (sent < buffer_.size() && output_.valid()) {
-    const ssize_t count = ::write(output_.get(), buffer_.data() + sent, buffer_.size() - sent);
-    if (count > 0) {
-      sent += static_cast<size_t>(count);
-    } else if (count < 0 && errno == EINTR) {
+    const auto count = counted_.Write(std::span(buffer_).subspan(sent));
+    const int code = count.ok() ? 0 : count.error().code;
+    if (count.ok() && *count > 0) {
+      sent += *count;
+    } else if (code == EINTR) {
       continue;
-    } else if (count < 0 && errno == EAGAIN) {
+    } else if (code == EAGAIN) {
       blocked_ = true;
       loop_.SetEvents(output_.get(), kRoom);
       break;
-    } else if (count < 0 && (errno == ENOSPC || errno == EDQUOT || errno == EFBIG)) {
+    } else if (code == ENOSPC || code == EDQUOT || code == EFBIG) {
       // A full disk may have room again later.
       sent = buffer_.size();
     } else {
@@ -83,6 +86,7 @@ void DebugConsole::Resume() {
 
 void DebugConsole::Save(state::DebugConsoleState::Builder state) const {
   state.setUnsent(capnp::Data::Reader(reinterpret_cast<const capnp::byte*>(buffer_.data()), buffer_.size()));
+  state.setWritten(counted_.written());
 }
 
 Result<void> DebugConsole::Restore(state::DebugConsoleState::Reader state) {
@@ -90,6 +94,7 @@ Result<void> DebugConsole::Restore(state::DebugConsoleState::Reader state) {
   if (unsent.size() > kBufferBytes) return Error{EPROTO, "the saved state of the debug port is too large"};
   const auto* bytes = reinterpret_cast<const std::byte*>(unsent.begin());
   buffer_.assign(bytes, bytes + unsent.size());
+  counted_.GoOn(state.getWritten());
   return {};
 }
 

@@ -10,7 +10,7 @@
 
 #include "device-procs/chipset/chipset_state.capnp.h"
 #include "device-procs/common/event_loop.h"
-#include "ipc/fd.h"
+#include "ipc/counted_output.h"
 #include "ipc/result.h"
 
 namespace bulkhead::chipset {
@@ -21,7 +21,7 @@ class DebugConsole {
 
   // `output` is non-blocking, or invalid: then all is discarded. SIGPIPE is ignored in the process. A fresh
   // one is paused.
-  DebugConsole(device::EventLoop& loop, OwnFd output);
+  DebugConsole(device::EventLoop& loop, OwnFd output, OutputStage stage);
   ~DebugConsole();
   DebugConsole(const DebugConsole&) = delete;
   DebugConsole& operator=(const DebugConsole&) = delete;
@@ -41,6 +41,7 @@ class DebugConsole {
 
   device::EventLoop& loop_;
   OwnFd output_;
+  CountedOutput counted_;
   bool paused_ = true;
   bool blocked_ = false;  // waits for room in the output
   std::vector<std::byte> buffer_;

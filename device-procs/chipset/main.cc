@@ -18,6 +18,7 @@ std::unique_ptr<device::DeviceModel> Create(device::DeviceContext context) {
   return std::make_unique<Chipset>(*context.loop,
                                    ChipsetSettings{.memory_bytes = settings.getMemoryBytes(),
                                                    .debug_output = std::move(debug_output),
+                                                   .debug_stage = context.TakeStage(0),
                                                    .rtc_irq = std::move(context.lines[kRtc].signal),
                                                    .sci_assert = std::move(context.lines[kSci].signal),
                                                    .sci_resample = std::move(context.lines[kSci].resample)},

@@ -122,6 +122,9 @@ DeviceContext TakeContext(control::DeviceGrants::Reader grants, kj::WaitScope& w
                              .resample = line.hasResample() ? TakeFile(line.getResample(), wait) : OwnFd()});
   }
   context.files = TakeFiles(grants.getFiles(), wait);
+  for (OwnFd& stage : TakeFiles(grants.getStages(), wait)) {
+    context.stages.push_back({.file = std::move(stage), .successor = grants.getSuccessor()});
+  }
   if (grants.hasPackets()) {
     const auto packets = grants.getPackets();
     context.packets = {.memory = TakeFile(packets.getMemory(), wait),

@@ -16,6 +16,7 @@
 #include "device-procs/common/event_loop.h"
 #include "device-procs/common/recorder.h"
 #include "ipc/child.h"
+#include "ipc/counted_output.h"
 #include "ipc/guest_memory.h"
 #include "ipc/syscall_policy.h"
 
@@ -48,9 +49,12 @@ struct DeviceContext {
   std::vector<FunctionResources> functions;
   std::vector<LineResources> lines;
   std::vector<OwnFd> files;
+  std::vector<OutputStage> stages;
   std::optional<PacketResources> packets;
   capnp::AnyPointer::Reader settings;
   Recorder* recorder = nullptr;  // of the process
+  // That of the process's `index`-th output; none from a broker that started before there were any.
+  OutputStage TakeStage(size_t index) { return index < stages.size() ? std::move(stages[index]) : OutputStage(); }
   // To the broker; from the device thread, does not block. Null but in the chipset process.
   std::function<void()> power_off;
   std::function<void()> reset;

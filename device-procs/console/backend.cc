@@ -35,8 +35,8 @@ int64_t FdBytePort::MonotonicNs() {
   return static_cast<int64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
 }
 
-FdBytePort::FdBytePort(EventLoop& loop, Log log, Clock clock_ns)
-    : loop_(loop), log_(std::move(log)), clock_ns_(std::move(clock_ns)) {}
+FdBytePort::FdBytePort(EventLoop& loop, Log log, OutputStage stage, Clock clock_ns)
+    : loop_(loop), log_(std::move(log)), clock_ns_(std::move(clock_ns)), counted_(std::move(stage)) {}
 
 FdBytePort::~FdBytePort() {
   EndInput();
@@ -48,6 +48,7 @@ void FdBytePort::Attach(OwnFd input, OwnFd output) {
   EndOutput();
   input_ = std::move(input);
   output_ = std::move(output);
+  counted_.SetOutput(output_.get());
   try {
     if (output_.valid()) loop_.Watch(output_.get(), kHangUpOnly, [this] { OutputEvent(); });
     if (input_.valid()) loop_.Watch(input_.get(), kInputEvents, [this] { InputEvent(); });
@@ -89,19 +90,20 @@ size_t FdBytePort::Read(std::span<std::byte> bytes) {
 }
 
 size_t FdBytePort::Write(std::span<const std::byte> bytes) {
-  size_t taken = 0;
+  size_t taken = counted_.TakeOwed(bytes.size());
   while (taken < bytes.size() && output_.valid()) {
-    const ssize_t count = ::write(output_.get(), bytes.data() + taken, bytes.size() - taken);
-    if (count > 0) {
-      taken += static_cast<size_t>(count);
-    } else if (count < 0 && errno == EINTR) {
+    const auto count = counted_.Write(bytes.subspan(taken));
+    const int code = count.ok() ? 0 : count.error().code;
+    if (count.ok() && *count > 0) {
+      taken += *count;
+    } else if (code == EINTR) {
       continue;
-    } else if (count < 0 && WouldBlock(errno)) {
+    } else if (WouldBlock(code)) {
       output_blocked_ = true;
       loop_.SetEvents(output_.get(), kOutputEvents);
       return taken;
-    } else if (count < 0 && IsFull(errno)) {
-      LogLostOutput(errno);
+    } else if (IsFull(code)) {
+      LogLostOutput(code);
       break;
     } else {
       EndOutput();
@@ -120,6 +122,7 @@ void FdBytePort::EndOutput() {
   if (!output_.valid()) return;
   loop_.Unwatch(output_.get());
   output_.Close();
+  counted_.SetOutput(-1);
   output_blocked_ = false;
 }
 

@@ -13,7 +13,7 @@
 
 #include "device-procs/common/event_loop.h"
 #include "device-procs/console/byte_port.h"
-#include "ipc/fd.h"
+#include "ipc/counted_output.h"
 
 namespace bulkhead::device {
 
@@ -25,7 +25,7 @@ class FdBytePort final : public BytePort {
 
   // Nothing is attached yet. SIGPIPE is ignored in the process (KJ's event port sees to that). `log` takes a
   // line about lost output, at most one a minute by `clock_ns`.
-  FdBytePort(EventLoop& loop, Log log, Clock clock_ns = MonotonicNs);
+  FdBytePort(EventLoop& loop, Log log, OutputStage stage = {}, Clock clock_ns = MonotonicNs);
   ~FdBytePort() override;
   FdBytePort(const FdBytePort&) = delete;
   FdBytePort& operator=(const FdBytePort&) = delete;
@@ -36,6 +36,10 @@ class FdBytePort final : public BytePort {
   void Detach();
   // False once neither direction is connected any more: the peer is gone, or was never there.
   bool attached() const { return input_.valid() || output_.valid(); }
+
+  // Part of the saved state: a successor writes nothing again.
+  uint64_t written() const { return counted_.written(); }
+  void GoOn(uint64_t written) { counted_.GoOn(written); }
 
   size_t Write(std::span<const std::byte> bytes) override;
   size_t Read(std::span<std::byte> bytes) override;
@@ -53,6 +57,7 @@ class FdBytePort final : public BytePort {
   Clock clock_ns_;
   OwnFd input_;
   OwnFd output_;
+  CountedOutput counted_;
   bool output_blocked_ = false;  // a writer waits for room
   bool logged_ = false;
   int64_t logged_at_ns_ = 0;

@@ -40,7 +40,7 @@ class FdBytePortTest : public testing::Test {
  protected:
   FdBytePortTest()
       : port_(
-            loop_, [this](const std::string& line) { log_.push_back(line); }, [this] { return now_ns_; }) {
+            loop_, [this](const std::string& line) { log_.push_back(line); }, {}, [this] { return now_ns_; }) {
     ::signal(SIGPIPE, SIG_IGN);
     port_.SetHandlers([this] { ++readable_; }, [this] { ++writable_; });
   }

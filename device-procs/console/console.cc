@@ -18,7 +18,7 @@ bool IsVirtio(uint16_t region) { return region >= kFirstOfVirtio && region <= kL
 }  // namespace
 
 Console::Console(EventLoop& loop, SerialSettings serial, FdBytePort::Log log, VirtioSide virtio)
-    : serial_port_(loop, std::move(log)),
+    : serial_port_(loop, std::move(log), std::move(serial.stage)),
       uart_(serial_port_, std::move(serial.irq)),
       virtio_port_(virtio.port),
       virtio_(std::move(virtio.model)) {
@@ -73,7 +73,10 @@ void Console::Save(capnp::AnyPointer::Builder state) const {
   auto saved = state.initAs<state::ConsoleState>();
   saved.setVersion(kStateVersion);
   uart_.Save(saved.initUart());
-  if (virtio_) virtio_->Save(saved.initVirtio());
+  saved.setSerialWritten(serial_port_.written());
+  if (!virtio_) return;
+  virtio_->Save(saved.initVirtio());
+  saved.setVirtioWritten(virtio_port_->written());
 }
 
 Result<void> Console::Restore(capnp::AnyPointer::Reader state) {
@@ -95,6 +98,8 @@ Result<void> Console::RestoreParts(state::ConsoleState::Reader saved) {
   if (saved.hasVirtio() != (virtio_ != nullptr)) {
     return Error{EPROTO, "the saved console and this one differ in having a virtio console"};
   }
+  serial_port_.GoOn(saved.getSerialWritten());
+  if (virtio_) virtio_port_->GoOn(saved.getVirtioWritten());
   if (auto restored = uart_.Restore(saved.getUart()); !restored.ok() || !virtio_) return restored;
   return virtio_->Restore(saved.getVirtio());
 }

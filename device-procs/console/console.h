@@ -21,7 +21,8 @@ enum class ConsoleRegion : uint16_t { kUart, kVirtioConfig, kVirtioBar0 };
 struct SerialSettings {
   OwnFd input;   // invalid: none yet, or none at all
   OwnFd output;  // invalid: discarded
-  OwnFd irq;     // edge
+  OutputStage stage;
+  OwnFd irq;  // edge
 };
 
 // The ports of a console process, as Attach numbers them.

@@ -27,4 +27,6 @@ struct ConsoleState {
   version @0 :UInt32;
   uart @1 :UartState;
   virtio @2 :AnyPointer;      # state of the virtio function, null where the VM has none
+  serialWritten @3 :UInt64;   # bytes of the serial port's output (ipc/counted_output.h)
+  virtioWritten @4 :UInt64;   # and of the virtio console's
 }

@@ -45,7 +45,8 @@ class ConsoleTest : public testing::Test {
 
   std::unique_ptr<Console> Make(bool with_virtio) {
     return std::make_unique<Console>(
-        loop_, SerialSettings{.input = {}, .output = {}, .irq = OrThrow(MakeEventFd())}, [](const std::string&) {},
+        loop_, SerialSettings{.input = {}, .output = {}, .stage = {}, .irq = OrThrow(MakeEventFd())},
+        [](const std::string&) {},
         VirtioSide{.model = with_virtio ? std::make_unique<FakeFunction>(calls_) : nullptr, .port = &virtio_port_});
   }
   // Connects a port of the console to a new peer, which is returned.

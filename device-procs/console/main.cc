@@ -34,7 +34,7 @@ std::unique_ptr<DeviceModel> Create(DeviceContext context) {
   VirtioSide virtio;
   if (settings.getHasVirtioConsole()) {
     Stream stream = TakeStream(settings.getVirtioConsole(), context.files, next_file);
-    auto port = std::make_unique<FdBytePort>(*context.loop, LogLine);
+    auto port = std::make_unique<FdBytePort>(*context.loop, LogLine, context.TakeStage(1));
     port->Attach(std::move(stream.input), std::move(stream.output));
     virtio.port = port.get();
     virtio.model = MakeVirtioConsole(context, std::move(port));
@@ -42,6 +42,7 @@ std::unique_ptr<DeviceModel> Create(DeviceContext context) {
   return std::make_unique<Console>(*context.loop,
                                    SerialSettings{.input = std::move(serial.input),
                                                   .output = std::move(serial.output),
+                                                  .stage = context.TakeStage(0),
                                                   .irq = std::move(context.lines.at(0).signal)},
                                    LogLine, std::move(virtio));
 }

@@ -3,6 +3,7 @@
 
 #include <poll.h>
 
+#include "ipc/counted_output.h"
 #include "ipc/journal.h"
 #include "ipc/rpc.h"
 #include "tests/process/harness.h"
@@ -79,6 +80,9 @@ DeviceProcess::DeviceProcess(kj::AsyncIoContext& io, const Options& options, Own
   for (const auto& function : plan_->functions) queues += function.queues;
   journal_ = OrThrow(Journal::Make("journal-" + plan_->name, queues,
                                    plan_->journals_tables ? Journal::Tables::kKept : Journal::Tables::kNone));
+  for (unsigned i = 0; i < plan_->outputs; ++i) {
+    stages_.push_back(OrThrow(CountedOutput::MakeStage("output-" + plan_->name)));
+  }
   TakeRunnersEnds(options);
   Start(false);
 }
@@ -127,6 +131,8 @@ void DeviceProcess::FillGrants(control::DeviceGrants::Builder out, bool report_v
   out.setSpinNs(kSpinNs);
   out.setJournal(ShareFile(journal_.get()));
   out.setSuccessor(successor);
+  auto stages = out.initStages(static_cast<unsigned>(stages_.size()));
+  for (unsigned i = 0; i < stages.size(); ++i) stages.set(i, ShareFile(stages_[i].get()));
   out.initSandbox().setReportViolations(report_violations && child_->reports_violations());
 }
 

@@ -89,6 +89,7 @@ class DeviceProcess {
   std::optional<GuestMemory> memory_;
   std::unique_ptr<broker::Wiring> wiring_;
   OwnFd journal_;
+  std::vector<OwnFd> stages_;
   ChannelMemory* raw_channel_ = nullptr;
   OwnFd doorbell_;
   std::unique_ptr<runner::DeviceChannel> channel_;

@@ -55,7 +55,7 @@ class EnduringVm {
   void Lose(const std::string& device, int signal) const;
   // Ends it and looks at all that it said.
   void Stop();
-  // Each line is there, in its order. A kill in the middle of a write may repeat the end of what was written.
+  // Each line is there, once and in its order.
   void ExpectConsoleComplete() const;
 
  private:

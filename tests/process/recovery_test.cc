@@ -29,7 +29,13 @@ TEST(Recovery, InspectFindsTheWallsOfItsPredecessorAroundEach) {
   if (::geteuid() != 0) GTEST_SKIP() << "only root sees all that is verified";
   EnduringVm vm;
   ASSERT_TRUE(vm.started()) << vm.command().errors();
-  for (const std::string& device : vm.devices()) vm.Lose(device, SIGKILL);
+  for (const std::string& device : vm.devices()) {
+    vm.Lose(device, SIGKILL);
+    // The guest does not wait for each.
+    EXPECT_TRUE(vm.command().WaitUntil([&] {
+      return vm.command().errors().find(device + " goes on after") != std::string::npos;
+    })) << device;
+  }
   EXPECT_TRUE(vm.GoesOn());
   const Finished verified = vm.Run({"inspect", vm.name(), "--verify"});
   EXPECT_EQ(verified.status, 0) << verified.output;

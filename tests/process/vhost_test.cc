@@ -90,7 +90,9 @@ TEST_F(VhostTest, AnotherProcessHasAVhostOfItsOwn) {
       EXPECT_TRUE(vm.WaitUntil([&] {
         const pid_t now = ProcessOf(name, process);
         return now > 0 && now != before;
-      })) << process << "\n" << vm.errors();
+      })) << process
+          << "\n"
+          << vm.errors();
       return before;
     };
     const pid_t net = replace("net0");
