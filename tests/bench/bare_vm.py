@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What build/tests/bare-vm (bare_vm.cc) measures."""
+"""What build/tests/bare-vm (bare_vm.cc) measures, and others that say it in the same way."""
 import re
 import subprocess
 

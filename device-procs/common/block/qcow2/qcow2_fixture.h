@@ -35,7 +35,7 @@ struct Variant {
   bool backing = false;
 };
 
-std::ostream& operator<<(std::ostream& out, const Variant& variant) { return out << variant.name; }
+inline std::ostream& operator<<(std::ostream& out, const Variant& variant) { return out << variant.name; }
 
 class Qcow2Disk : public testing::TestWithParam<Variant> {
  protected:
