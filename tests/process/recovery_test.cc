@@ -6,9 +6,8 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <random>
-
 #include "tests/process/enduring_vm.h"
+#include "tests/process/faults.h"
 #include "tests/process/process_cgroup.h"
 
 namespace bulkhead::test {
@@ -154,66 +153,35 @@ TEST(Recovery, OneThatRunsOutOfMemoryIsReplaced) {
   vm.ExpectConsoleComplete();
 }
 
-// What becomes of one device's process. Held ones and those without memory are for who may do that.
-class Faults {
- public:
-  explicit Faults(const EnduringVm& vm) : vm_(vm) {}
-
-  // Of a kind by chance, to the process that serves this device, if there is one. Whether another one has to come.
-  bool Do(const std::string& device, pid_t pid, std::mt19937& random) const {
-    const unsigned kind = random() % 16;
-    const unsigned moment_us = random() % 30'000;
-    const auto cgroup = kind < 4 ? ProcessCgroup::Of(pid) : std::nullopt;
-    if (cgroup && kind < 2) return cgroup->RunOutOfMemory() != 0;
-    if (cgroup) {
-      if (!cgroup->Hold()) return false;
-      ::usleep(moment_us);
-      cgroup->LetGo();
-      return false;
-    }
-    if (kind < 6) return SignalTo(vm_.name(), device, SIGSTOP) == 0;
-    if (kind < 8) {
-      // Whether it is seen to be stopped is by chance, too.
-      SignalTo(vm_.name(), device, SIGSTOP);
-      SignalTo(vm_.name(), device, SIGCONT);
-      return false;
-    }
-    return SignalTo(vm_.name(), device, SIGKILL) == 0;
-  }
-
- private:
-  const EnduringVm& vm_;
-};
-
 void DieManyTimes(EnduringVm& vm) {
-  const unsigned faults = FromEnvironment("BULKHEAD_CHAOS_FAULTS", 40);
+  const unsigned count = FromEnvironment("BULKHEAD_CHAOS_FAULTS", 40);
   const unsigned seed = FromEnvironment("BULKHEAD_CHAOS_SEED", 1);
   ASSERT_TRUE(vm.started()) << vm.command().errors();
-  std::mt19937 random(seed);
-  const Faults kinds(vm);
-  for (unsigned fault = 0; fault < faults; ++fault) {
-    if (random() % 8 == 0) {
+  Faults faults(vm.name(), seed, [&](const auto& holds) { return vm.command().WaitUntil(holds); });
+  for (unsigned fault = 0; fault < count; ++fault) {
+    if (faults.Random() % 8 == 0) {
       // With nobody to watch over them: the next fault may come before another broker does.
       const pid_t broker = ProcessOf(vm.name(), "broker");
-      if (broker > 0) SignalTo(vm.name(), "broker", SIGKILL);
-      if (random() % 2 == 0) {
+      faults.KillBroker(broker);
+      if (faults.Random() % 2 == 0) {
         EXPECT_TRUE(vm.Replaced("broker", broker)) << vm.said();
       }
       continue;
     }
-    const std::string& device = vm.devices()[random() % vm.devices().size()];
+    const std::string& device = vm.devices()[faults.Random() % vm.devices().size()];
     // Nobody may be there: the fault before this one was the same device's.
     const pid_t before = ProcessOf(vm.name(), device);
-    if (before <= 0 || !kinds.Do(device, before, random)) continue;
+    if (before <= 0 || !faults.Do(device, before)) continue;
     // Now and then the next one follows at once.
-    if (random() % 4 == 0) continue;
+    if (faults.Random() % 4 == 0) continue;
     ASSERT_TRUE(vm.Replaced(device, before)) << "fault " << fault << " of seed " << seed << ": " << device << "\n"
                                              << vm.said();
-    ::usleep(random() % 30'000);
+    ::usleep(faults.Random() % 30'000);
   }
   EXPECT_TRUE(vm.GoesOn()) << vm.said();
   vm.Stop();
   vm.ExpectConsoleComplete();
+  std::printf("%s", faults.Table(vm.command().errors()).c_str());
 }
 
 TEST(Recovery, ManyDeathsUnderLoad) {
