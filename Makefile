@@ -181,6 +181,12 @@ $(BUILD)/tests/rogue-img/bulkhead-img: $(call objects,tests/jail/rogue_img.cc te
 $(BUILD)/tests/liar: $(call objects,tests/jail/liar.cc device-procs/rng/policy.cc) $(COMMON_OBJ) $(IPC_OBJ)
 	$(call link,$(CHILD_LIBS))
 
+# Faults of a stock guest's VM, and what becomes of its console.
+$(BUILD)/tests/faults: $(call objects,tests/guest/faults.cc $(addprefix tests/process/,faults.cc process_cgroup.cc harness.cc)) $(IPC_OBJ)
+	$(call link,$(CHILD_LIBS))
+$(BUILD)/tests/numbered: $(call objects,tests/guest/numbered.cc $(addprefix tests/process/,repeating.cc harness.cc)) $(IPC_OBJ)
+	$(call link,$(CHILD_LIBS))
+
 # What images cost, without a guest.
 $(BUILD)/tests/image-bench: $(call objects,tests/bench/image_bench.cc) $(BLOCK_OBJ) $(IPC_OBJ)
 	$(call link,$(CHILD_LIBS) $(BLOCK_LIBS))
@@ -203,7 +209,7 @@ $(BUILD)/tests/wakeups: $(call objects,tests/bench/wakeups.cc)
 	$(call link)
 
 .PHONY: tests
-tests: all $(addprefix $(BUILD)/tests/,unit process jail rogue rogue-img/bulkhead-img liar image-bench net-device-bench net-peer bare-tap bare-vm wakeups)
+tests: all $(addprefix $(BUILD)/tests/,unit process faults jail rogue rogue-img/bulkhead-img liar image-bench net-device-bench net-peer bare-tap bare-vm wakeups)
 
 .PHONY: deps
 deps:
@@ -230,6 +236,11 @@ bench: all $(addprefix $(BUILD)/tests/,image-bench net-peer bare-tap bare-vm wak
 chaos: tests
 	@scripts/deps build run
 	@tests/chaos $(or $(SEED),1) $(or $(N),1000)
+
+.PHONY: chaos-stock
+chaos-stock: tests
+	@scripts/deps build run check
+	@BULKHEAD_CHAOS_SEED=$(or $(SEED),1) BULKHEAD_CHAOS_FAULTS=$(or $(N),500) tests/guest/run chaos
 
 .PHONY: bench-contain
 bench-contain: tests
@@ -266,6 +277,7 @@ help:
 	@echo 'make fuzz T=name S=60   fuzz one decoder for so many seconds; without T, list them'
 	@echo 'make bench              time, memory and CPU time beside QEMU, in one table (as root); ROWS=name,name for some'
 	@echo 'make chaos SEED=1 N=1000 faults of device processes and their files, under load that checks what it gets'
+	@echo 'make chaos-stock SEED=1 N=500 of all processes beside a stock kernel, which does not notice'
 	@echo 'make bench-contain      what a hung or hostile device process costs the others'
 	@echo 'make bench-images       what disk images cost, beside QEMU'
 	@echo 'make bench-net          what network interfaces carry, beside QEMU (as root)'
