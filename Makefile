@@ -181,10 +181,8 @@ $(BUILD)/tests/rogue-img/bulkhead-img: $(call objects,tests/jail/rogue_img.cc te
 $(BUILD)/tests/liar: $(call objects,tests/jail/liar.cc device-procs/rng/policy.cc) $(COMMON_OBJ) $(IPC_OBJ)
 	$(call link,$(CHILD_LIBS))
 
-# Faults of a stock guest's VM, and what becomes of its console.
+# Faults of a stock guest's VM.
 $(BUILD)/tests/faults: $(call objects,tests/guest/faults.cc $(addprefix tests/process/,faults.cc process_cgroup.cc harness.cc)) $(IPC_OBJ)
-	$(call link,$(CHILD_LIBS))
-$(BUILD)/tests/numbered: $(call objects,tests/guest/numbered.cc $(addprefix tests/process/,repeating.cc harness.cc)) $(IPC_OBJ)
 	$(call link,$(CHILD_LIBS))
 
 # What images cost, without a guest.
