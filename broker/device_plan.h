@@ -66,6 +66,7 @@ struct DevicePlan {
   std::vector<OwnFd> given_away;  // the next one's, from OpenSources until then
   std::unique_ptr<capnp::MallocMessageBuilder> settings;
   bool uses_guest_memory = false;
+  bool kernel_writes = false;  // to guest memory, in its place (vhost)
   bool controls_machine = false;
   bool takes_power_button = false;
   bool takes_throttle = false;

@@ -2,6 +2,7 @@
 #include "broker/lockdown.h"
 
 #include <fcntl.h>
+#include <linux/membarrier.h>
 #include <linux/seccomp.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
@@ -37,6 +38,8 @@ SyscallPolicy BrokerPolicy() {
   policy.Allow(SYS_unlinkat, "the VM's control socket and cgroups; Landlock leaves nothing else to remove");
   policy.Allow(SYS_getpid, "reports of this VM");
   policy.Allow(SYS_futex, "locks of the C++ library");
+  policy.Allow(SYS_membarrier, "dirty logs are switched on: see DirtyLog::SwitchOn",
+               {Equals(0, MEMBARRIER_CMD_GLOBAL_EXPEDITED)});
   policy.Allow(SYS_exit_group, "the end");
   policy.Allow(SYS_clock_gettime, "where the vDSO has no fast clock");
   AllowForgetting(policy);

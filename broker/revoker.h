@@ -20,6 +20,8 @@ class Revocable {
     return **object_;
   }
   T* operator->() const { return &**this; }
+  // Whether it is there.
+  explicit operator bool() const { return *object_ != nullptr; }
 
  private:
   std::shared_ptr<T*> object_;

@@ -20,6 +20,13 @@ struct VmRecord {
   devices @7 :List(Device);    # in the order of the plans
   cgroup @8 :Text;             # its directory's name; empty: none
   end @9 :Broker.ExitReport;   # null: the VM has not been told to end
+  writeLog @10 :WriteLog;      # null: what is written to guest memory is not logged
+}
+
+struct WriteLog {
+  # VmControl.logWrites.
+  id @0 :UInt64;
+  sinceNs @1 :Int64;           # of CLOCK_MONOTONIC
 }
 
 struct Device {

@@ -200,6 +200,9 @@ void VmRun::Start(const std::string& helpers, const OwnFd& kvm, const PlaceFor& 
       process.stages.push_back(OrThrow(CountedOutput::MakeStage("output-" + plan.name)));
     }
   }
+  dirty_logs_.emplace(settings_.memory_bytes, Writers());
+  std::vector<int> logs;
+  dirty_logs_->AddTo(logs);
   not_ready_ = process_count();
   const auto start = [&](size_t number, const std::string& name, capnp::Capability::Client host) {
     Newborn born = spawner_.Spawn(static_cast<uint32_t>(number), false).wait(io_.waitScope);
@@ -212,6 +215,7 @@ void VmRun::Start(const std::string& helpers, const OwnFd& kvm, const PlaceFor& 
     devices_[i].child = start(i, devices_[i].plan->name, MakeHost(i));
   }
   for (size_t i = 0; i < devices_.size(); ++i) tasks_->add(KeepDevice(i));
+  tasks_->add(spawner_.Store(Kept::kDirtyLogs, 0, 0, std::move(logs)));
   Supervise();
 }
 
@@ -493,9 +497,10 @@ capnp::Capability::Client VmRun::MakeRunnerHost(Grants grants) {
   return kj::heap<RunnerHostServer>(self_.Get(), grants);
 }
 
-void VmRun::FillMemory(control::MemoryGrant::Builder out) const {
+void VmRun::FillMemory(control::MemoryGrant::Builder out, int dirty_log) const {
   const auto ram = platform::RamRegions(settings_.memory_bytes);
   out.setFile(ShareFile(memory_.get()));
+  if (dirty_log >= 0) out.setLog(ShareFile(dirty_log));
   auto regions = out.initRegions(static_cast<unsigned>(ram.size()));
   for (unsigned i = 0; i < ram.size(); ++i) {
     regions[i].setBase(ram[i].base.value);
@@ -520,7 +525,7 @@ void VmRun::FillDeviceGrants(size_t index, control::DeviceGrants::Builder out) {
   const DeviceProcess& process = devices_[index];
   DevicePlan& plan = *process.plan;
   process.wiring->Describe(out.initWiring());
-  if (plan.uses_guest_memory) FillMemory(out.initMemory());
+  if (plan.uses_guest_memory) FillMemory(out.initMemory(), dirty_logs_ ? dirty_logs_->FileOf(plan.name) : -1);
   FillFiles(plan, out);
   if (plan.settings) out.getSettings().set(plan.settings->getRoot<capnp::AnyPointer>().asReader());
   out.setControlsMachine(plan.controls_machine);
@@ -542,7 +547,8 @@ void VmRun::FillDeviceGrants(size_t index, control::DeviceGrants::Builder out) {
 void VmRun::FillRunnerGrants(control::RunnerGrants::Builder out) const {
   out.setVmName(settings_.name);
   out.setKvm(ShareFile(kvm_->get()));
-  FillMemory(out.initMemory());
+  FillMemory(out.initMemory(), -1);
+  out.setDirtyLog(ShareFile(dirty_logs_->FileOf("vcpu-runner")));
   out.setVcpuCount(settings_.vcpu_count);
   out.setKernel(ShareFile(settings_.kernel.get()));
   out.setKernelName(settings_.kernel_name);

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "broker/child.h"
+#include "broker/dirty_logs.h"
 #include "broker/net_inquiry.h"
 #include "broker/revoker.h"
 #include "broker/spawner.h"
@@ -39,6 +40,8 @@ class VmRun {
   // Starts all processes, and has the spawner keep what another broker would need. `helpers` is the directory of their
   // executables; `kvm` is needed until the VM is prepared. Throws FatalError.
   void Start(const std::string& helpers, const OwnFd& kvm, const PlaceFor& place_for);
+  // What another broker had the spawner keep and is to be mapped. Before lock-down.
+  void Fetch();
   // Takes over the processes that another broker started and wrote down; those that do not go on are dealt with as in
   // any VM that runs. They may be hostile by now: after lock-down. Waits for them, but not for long, and not beyond
   // `enough`. Throws.
@@ -76,6 +79,18 @@ class VmRun {
     int64_t pause_ns = 0;
   };
   kj::Promise<std::vector<Upgraded>> Upgrade(const std::string& device);
+
+  // What was written to guest memory since the last time, or since the log began.
+  struct Writes {
+    std::vector<std::string> writers;
+    DirtyLogs::Count count;
+    int64_t duration_ns = 0;
+  };
+  // From now on writes are logged, until StopLog of the same id. One log at a time; with the id of one that another
+  // broker began it is that one.
+  kj::Promise<void> BeginLog(uint64_t id);
+  kj::Promise<Writes> TakeLog(uint64_t id);
+  void StopLog(uint64_t id);
 
   struct Interface {
     std::string name;
@@ -122,7 +137,7 @@ class VmRun {
   };
 
   DeviceProcess& Named(const std::string& name, bool DevicePlan::*is_one, const char* what);
-  void FillMemory(control::MemoryGrant::Builder out) const;
+  void FillMemory(control::MemoryGrant::Builder out, int dirty_log) const;
   void FillDeviceGrants(size_t index, control::DeviceGrants::Builder out);
   void FillRunnerGrants(control::RunnerGrants::Builder out) const;
   kj::Promise<void> TakeReport(Child& child, control::SandboxReport::Reader report);
@@ -142,6 +157,18 @@ class VmRun {
   void DeviceGoesOn(size_t index, control::Device::Client device);
   void RunnerGoesOn(control::Runner::Client runner);
   void EndThoseThatDoNotGoOn();
+  // vm_run_dirty.cc.
+  struct WriteLog {
+    uint64_t id = 0;
+    int64_t since_ns = 0;
+    kj::Promise<void> unclaimed = nullptr;  // its end, where nobody has asked this broker for it
+    bool claimed = false;
+  };
+  std::vector<std::string> Writers() const;
+  kj::Promise<void> SwitchLog(bool on);
+  kj::Promise<void> NoAnswer();
+  void WriteLogDown(record::VmRecord::Builder out) const;
+  void KeepLog(record::VmRecord::Reader record);
   static kj::Promise<void> SendAttach(control::Device::Client& device, uint8_t port, int connection);
   void DeviceEnded(size_t index, const std::string& how);
   void EndDevice(size_t index, const std::string& cause);
@@ -183,6 +210,8 @@ class VmRun {
   bool settled_ = true;       // neither is under way, and no upgrade
   std::set<size_t> awaited_;  // processes, by the spawner's number, that have yet to go on with this broker
   bool has_landlock_ = true;
+  std::optional<DirtyLogs> dirty_logs_;  // none: the processes are of a version that does not log
+  std::unique_ptr<WriteLog> write_log_;
   kj::Canceler calls_;  // of the VM's user, who may wait for one as this ends
   std::optional<kj::TaskSet> tasks_;
   struct TaskErrors final : kj::TaskSet::ErrorHandler {

@@ -21,6 +21,7 @@ void VmRun::WriteDown(record::VmRecord::Builder out) const {
   out.setRunning(running_);
   out.setSettled(settled_);
   out.setServing(serving_);
+  WriteLogDown(out);
   auto devices = out.initDevices(static_cast<unsigned>(devices_.size()));
   for (unsigned i = 0; i < devices_.size(); ++i) {
     const DeviceProcess& process = devices_[i];
@@ -35,6 +36,14 @@ void VmRun::WriteDown(record::VmRecord::Builder out) const {
     unsigned at = 0;
     for (const auto& [port, connection] : process.attached) attached.set(at++, port);
   }
+}
+
+void VmRun::Fetch() {
+  auto logs = spawner_.Fetch(Kept::kDirtyLogs, 0, 0).wait(io_.waitScope);
+  // Of a version that kept none, or of other devices.
+  if (logs.size() != Writers().size()) return;
+  KeptFds kept(std::move(logs));
+  dirty_logs_.emplace(settings_.memory_bytes, Writers(), kept);
 }
 
 void VmRun::Adopt(record::VmRecord::Reader record, kj::Promise<void> enough) {
@@ -132,6 +141,7 @@ void VmRun::GoOn(record::VmRecord::Reader record) {
     if (process.dead && runner_ && i < RunnersDevices()) TellRunnerDead(i);
     if (process.device) tasks_->add(TellWishes(process, *process.device));
   }
+  KeepLog(record);
   if (record.getSettled()) return;
   // To how it was before the call that was under way, which has failed for its caller.
   const bool runs = running_ && record.getState() != "paused";

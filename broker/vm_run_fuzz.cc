@@ -60,6 +60,7 @@ VmSettings MakeSettings(uint8_t flags) {
   settings.devices.push_back(MakePlan("disk0"));
   DevicePlan& disk = *settings.devices.back();
   disk.uses_guest_memory = true;
+  disk.kernel_writes = true;
   // One kind is as good as another: it is a network interface, too.
   disk.takes_throttle = true;
   disk.has_link = true;
@@ -183,6 +184,15 @@ class Vm {
         break;
       case 0xF3:
         calls_->add(run_->Upgrade(input.TakeBelow(2) == 0 ? "" : "disk0").ignoreResult());
+        break;
+      case 0xF4:
+        calls_->add(run_->BeginLog(1));
+        break;
+      case 0xF5:
+        calls_->add(run_->TakeLog(1).ignoreResult());
+        break;
+      case 0xF6:
+        run_->StopLog(1);
         break;
       case 0xF1:
       case 0xF2:

@@ -43,6 +43,33 @@ OwnFd BindTo(const std::string& path) {
 
 }  // namespace
 
+// Somebody has it: the log goes on.
+class VmService::WriteLogServer final : public control::WriteLog::Server {
+ public:
+  WriteLogServer(Revocable<VmService> service, uint64_t id) : service_(std::move(service)), id_(id) {}
+  ~WriteLogServer() noexcept(false) {
+    if (service_ && service_->run_) service_->run_->StopLog(id_);
+  }
+
+  kj::Promise<void> take(TakeContext context) override {
+    if (!service_->run_) return Failure("the VM is not running");
+    return service_->run_->TakeLog(id_).then([context](VmRun::Writes writes) mutable {
+      auto report = context.getResults().initReport();
+      auto writers = report.initWriters(static_cast<unsigned>(writes.writers.size()));
+      for (unsigned i = 0; i < writers.size(); ++i) {
+        writers[i].setName(writes.writers[i]);
+        writers[i].setPages(writes.count.pages[i]);
+      }
+      report.setPages(writes.count.all);
+      report.setDurationNs(static_cast<uint64_t>(writes.duration_ns));
+    });
+  }
+
+ private:
+  Revocable<VmService> service_;
+  const uint64_t id_;
+};
+
 class VmService::ControlServer final : public control::VmControl::Server {
  public:
   explicit ControlServer(Revocable<VmService> service) : service_(std::move(service)) {}
@@ -94,6 +121,13 @@ class VmService::ControlServer final : public control::VmControl::Server {
       }
     });
   }
+  kj::Promise<void> logWrites(LogWritesContext context) override {
+    const uint64_t id = context.getParams().getId();
+    // Who asks may have asked another broker before, and waits until this one serves.
+    return service_->serves_.addBranch()
+        .then([this, id] { return Run().BeginLog(id); })
+        .then([this, context, id]() mutable { context.getResults().setLog(kj::heap<WriteLogServer>(service_, id)); });
+  }
   kj::Promise<void> reportNets(ReportNetsContext context) override {
     return Run().AskInterfaces().then([context](kj::Array<VmRun::Interface> interfaces) mutable {
       auto out = context.getResults().initInterfaces(static_cast<unsigned>(interfaces.size()));
@@ -129,7 +163,9 @@ VmService::VmService(kj::AsyncIoContext& io, std::string helpers, VmSettings set
       helpers_(std::move(helpers)),
       settings_(std::move(settings)),
       end_(kj::newPromiseAndFulfiller<VmEnd>()),
-      ended_(end_.promise.fork()) {}
+      ended_(end_.promise.fork()),
+      serve_(kj::newPromiseAndFulfiller<void>()),
+      serves_(serve_.promise.fork()) {}
 
 VmService::~VmService() { RemoveControlSocket(); }
 
@@ -159,6 +195,7 @@ void VmService::Prepare() {
         fmt::format("--require-sandbox full: this host cannot give all walls: {}", fmt::join(missing_walls_, "; ")));
   }
   prepared_ = true;
+  serve_.fulfiller->fulfill();
   OpenControlSocket();
   MakeConsoleListeners();
   ServeConsoles();
@@ -186,6 +223,7 @@ void VmService::TakeOver(OwnFd spawner) {
   auto cgroup = spawner_->Fetch(Kept::kCgroup, 0, 0).wait(io_.waitScope);
   if (!settings_.runtime_dir.empty()) ServeControlSocket(vm.Take());
   MakeConsoleListeners();
+  run_->Fetch();
   LockDownAndForget(cgroup.empty() ? -1 : cgroup[0].get());
 
   const Journal::Legacy legacy = OrThrow(journal_->Read());
@@ -201,6 +239,7 @@ void VmService::TakeOver(OwnFd spawner) {
   run_->Adopt(record, ended_.addBranch().ignoreResult());
   prepared_ = true;
   run_->GoOn(record);
+  serve_.fulfiller->fulfill();
   WriteDown();
   ServeConsoles();
 }

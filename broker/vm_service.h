@@ -46,6 +46,7 @@ class VmService {
 
  private:
   class ControlServer;
+  class WriteLogServer;
   struct Connection;
 
   void MakeConsoleListeners();
@@ -82,6 +83,8 @@ class VmService {
   int64_t started_at_unix_ = 0;
   kj::PromiseFulfillerPair<VmEnd> end_;
   kj::ForkedPromise<VmEnd> ended_;
+  kj::PromiseFulfillerPair<void> serve_;  // once calls of the VM's user can be carried out
+  kj::ForkedPromise<void> serves_;
   OwnFd runtime_dir_;  // invalid: no control socket
   std::optional<Listener> control_listener_;
   std::list<Listener> listeners_;  // of the consoles

@@ -138,6 +138,22 @@ struct UpgradeReport {
   pauseNs @1 :UInt64;          # how long it served nothing
 }
 
+struct DirtyReport {
+  # Pages of guest memory, of 4 KiB, that were written within a time.
+  struct Writer {
+    name @0 :Text;             # the process: "vcpu-runner" for what the vCPUs wrote, "disk0"
+    pages @1 :UInt64;
+  }
+  writers @0 :List(Writer);
+  pages @1 :UInt64;            # written by any of them
+  durationNs @2 :UInt64;
+}
+
+interface WriteLog {
+  # What is written to guest memory is logged for as long as somebody has this.
+  take @0 () -> (report :DirtyReport);   # since the last time, at first since the log began
+}
+
 interface VmControl {
   # A VM, as whoever may connect to its control socket sees it: the user who started it, and root.
   report @0 () -> (report :VmReport);
@@ -153,6 +169,8 @@ interface VmControl {
                                # the program that is installed now, takes the place of the device's. Returns when the
                                # guest is served by it; fails with one line if one could not be replaced.
                                # "broker": this broker ends, and another is to take over
+  logWrites @10 (id :UInt64) -> (log :WriteLog);   # one at a time; `id` is the caller's choice, by which a broker that takes
+                               # over knows whose log it is. It keeps that for a while
 }
 
 const handOverStatus :Int32 = 75;

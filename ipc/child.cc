@@ -127,7 +127,12 @@ GuestMemory MapGrantedMemory(control::MemoryGrant::Reader grant, kj::WaitScope& 
     regions.push_back({Gpa{region.getBase()}, region.getSize(), region.getFileOffset()});
   }
   const OwnFd file = TakeFile(grant.getFile(), wait);
-  return OrThrow(GuestMemory::Map(file.get(), regions));
+  GuestMemory memory = OrThrow(GuestMemory::Map(file.get(), regions));
+  if (!grant.hasLog()) return memory;
+  memory.LogWrites(OrThrow(DirtyLog::Map(TakeFile(grant.getLog(), wait).get(), memory.end())));
+  // A host without membarrier cannot switch logging on.
+  (void)DirtyLog::TakePart();
+  return memory;
 }
 
 void LogLine(const std::string& line) {

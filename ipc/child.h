@@ -49,7 +49,7 @@ int RunChild(int argc, char** argv, const SyscallPolicy& policy, const ChildBody
 // name whole.
 void NameProcess(const std::string& title);
 
-// Maps the guest memory of a grant.
+// Maps the guest memory of a grant, whose writes are logged where that says so.
 GuestMemory MapGrantedMemory(control::MemoryGrant::Reader grant, kj::WaitScope& wait);
 
 // Writes one line to stderr in one call, at most kLogLinesPerSecond lines a second (a guest may be what triggers

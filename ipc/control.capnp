@@ -18,6 +18,7 @@ struct MemoryRegion {
 struct MemoryGrant {
   file @0 :File;           # null: this process gets no guest memory
   regions @1 :List(MemoryRegion);
+  log @2 :File;            # ipc/dirty_log.h: for what this process writes; null: it need not say
 }
 
 struct ChannelGrant {
@@ -187,6 +188,7 @@ interface Device {
   setLink @10 (up :Bool) -> (link :LinkState);   # net: what its user wants; how it is then
   takeOver @11 () -> ();               # of a successor, once, after load: takes over what its journal holds. Fails with
                                        # one line if that cannot be used
+  followLog @12 () -> ();              # its dirty log was switched: has the kernel, where that writes in its place, do the same
 }
 
 struct RunnerGrants {
@@ -204,6 +206,7 @@ struct RunnerGrants {
   spinNs @11 :UInt32;
   sandbox @12 :SandboxGrant;
   patienceNs @13 :UInt64;      # how much longer, as the device may be replaced
+  dirtyLog @14 :File;          # ipc/dirty_log.h: for what the vCPUs write
 }
 
 interface RunnerHost {
@@ -228,4 +231,6 @@ interface Runner {
   pause @1 () -> ();
   resume @2 () -> ();          # also the first start
   markDeviceDead @3 (device :UInt32) -> ();   # by index: nobody need wait for it any more
+  logWrites @4 (on :Bool) -> ();              # of the vCPUs, from now on
+  collectWrites @5 () -> ();                  # since the last time, into the dirty log
 }

@@ -10,8 +10,6 @@
 namespace bulkhead {
 namespace {
 
-constexpr uint64_t kPageSize = 4096;
-
 Error OutOfRam() { return Error{EFAULT, "guest address range is not guest memory"}; }
 
 }  // namespace
@@ -20,7 +18,7 @@ Result<GuestMemory> GuestMemory::Map(int file, std::span<const MemoryRegion> reg
   GuestMemory memory;
   Gpa next_free{0};
   for (const MemoryRegion& region : regions) {
-    const bool aligned = (region.base.value | region.size_bytes | region.file_offset) % kPageSize == 0;
+    const bool aligned = (region.base.value | region.size_bytes | region.file_offset) % kGuestPageBytes == 0;
     if (!aligned || region.size_bytes == 0 || region.base < next_free ||
         region.base.value + region.size_bytes < region.base.value) {
       return Error{EINVAL, "guest memory regions are not aligned, ascending and disjoint"};
@@ -45,6 +43,10 @@ uint64_t GuestMemory::size_bytes() const {
   uint64_t total = 0;
   for (const Mapping& mapping : mappings_) total += mapping.region.size_bytes;
   return total;
+}
+
+Gpa GuestMemory::end() const {
+  return mappings_.empty() ? Gpa{0} : mappings_.back().region.base + mappings_.back().region.size_bytes;
 }
 
 template <typename Visit>
@@ -80,16 +82,20 @@ Result<void> GuestMemory::Read(Gpa address, std::span<std::byte> to) const {
 Result<void> GuestMemory::Write(Gpa address, std::span<const std::byte> from) const {
   if (!Contains(address, from.size())) return OutOfRam();
   const std::byte* source = from.data();
-  return ForEachPiece(address, from.size(), [&](std::byte* host, uint64_t bytes) {
+  auto written = ForEachPiece(address, from.size(), [&](std::byte* host, uint64_t bytes) {
     std::memcpy(host, source, bytes);
     source += bytes;
   });
+  NoteWritten(address, from.size());
+  return written;
 }
 
 Result<void> GuestMemory::Fill(Gpa address, uint64_t size_bytes, std::byte value) const {
   if (!Contains(address, size_bytes)) return OutOfRam();
-  return ForEachPiece(address, size_bytes,
-                      [&](std::byte* host, uint64_t bytes) { std::memset(host, static_cast<int>(value), bytes); });
+  auto written = ForEachPiece(
+      address, size_bytes, [&](std::byte* host, uint64_t bytes) { std::memset(host, static_cast<int>(value), bytes); });
+  NoteWritten(address, size_bytes);
+  return written;
 }
 
 Result<uint16_t> GuestMemory::LoadAcquire16(Gpa address) const {
@@ -105,9 +111,11 @@ Result<uint16_t> GuestMemory::LoadAcquire16(Gpa address) const {
 
 Result<void> GuestMemory::StoreRelease16(Gpa address, uint16_t value) const {
   if (address.value % sizeof(uint16_t) != 0 || !Contains(address, sizeof(uint16_t))) return OutOfRam();
-  return ForEachPiece(address, sizeof value, [&](std::byte* host, uint64_t) {
+  auto written = ForEachPiece(address, sizeof value, [&](std::byte* host, uint64_t) {
     std::atomic_ref(*reinterpret_cast<uint16_t*>(host)).store(value, std::memory_order_release);
   });
+  NoteWritten(address, sizeof value);
+  return written;
 }
 
 Result<void> GuestMemory::Translate(Gpa address, uint64_t size_bytes, std::vector<iovec>& pieces) const {
@@ -115,6 +123,22 @@ Result<void> GuestMemory::Translate(Gpa address, uint64_t size_bytes, std::vecto
   return ForEachPiece(address, size_bytes, [&](std::byte* host, uint64_t bytes) {
     pieces.push_back(iovec{host, bytes});
   });
+}
+
+void GuestMemory::LogWrites(DirtyLog log) {
+  log_ = std::move(log);
+  logging_ = &log_->on();
+}
+
+void GuestMemory::MarkPieces(std::span<const iovec> pieces, uint64_t size_bytes) const {
+  for (const iovec& piece : pieces) {
+    const uint64_t bytes = std::min<uint64_t>(size_bytes, piece.iov_len);
+    size_bytes -= bytes;
+    for (const Mapping& mapping : mappings_) {
+      const auto skip = reinterpret_cast<uintptr_t>(piece.iov_base) - reinterpret_cast<uintptr_t>(mapping.host);
+      if (skip < mapping.region.size_bytes) log_->Mark(mapping.region.base + skip, bytes);
+    }
+  }
 }
 
 }  // namespace bulkhead

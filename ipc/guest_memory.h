@@ -1,36 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 // The one way any process reaches guest memory: bounds-checked copies, atomic loads and stores of ring indices, and
 // translation of a checked range into pieces for I/O. Used by the vcpu-runner (boot) and by device processes (any
-// thread; the object is immutable after construction). Every Gpa and size passed in is hostile. The bytes behind it
+// thread; the object is immutable after set-up). Every Gpa and size passed in is hostile. The bytes behind it
 // can change at any moment: copy once, then check, then use.
 #pragma once
 
 #include <sys/uio.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <type_traits>
 #include <vector>
 
+#include "ipc/dirty_log.h"
 #include "ipc/fd.h"
+#include "ipc/gpa.h"
 #include "ipc/result.h"
 
 namespace bulkhead {
-
-// A guest physical address.
-struct Gpa {
-  uint64_t value = 0;
-  constexpr Gpa operator+(uint64_t bytes) const { return Gpa{value + bytes}; }
-  constexpr auto operator<=>(const Gpa&) const = default;
-};
-
-// A contiguous piece of guest RAM and where it lies in the memory file.
-struct MemoryRegion {
-  Gpa base;
-  uint64_t size_bytes = 0;
-  uint64_t file_offset = 0;
-};
 
 class GuestMemory {
  public:
@@ -41,6 +31,8 @@ class GuestMemory {
   GuestMemory(GuestMemory&&) noexcept = default;
   GuestMemory& operator=(GuestMemory&& other) noexcept {
     mappings_.swap(other.mappings_);
+    log_.swap(other.log_);
+    std::swap(logging_, other.logging_);
     return *this;
   }
   ~GuestMemory();
@@ -72,6 +64,25 @@ class GuestMemory {
   // pieces stay valid as long as this object. One piece, or two where the range crosses from one region into the next.
   Result<void> Translate(Gpa address, uint64_t size_bytes, std::vector<iovec>& pieces) const;
 
+  // From now on what is written through this object is marked in the log while that is on. Part of set-up.
+  void LogWrites(DirtyLog log);
+  // To be called after bytes were written past this object, into the pieces that Translate gave; of several pieces the
+  // first `size_bytes` bytes. What is not guest memory counts, and is passed over.
+  void NoteWritten(Gpa address, uint64_t size_bytes) const {
+    if (logs_writes()) log_->Mark(address, size_bytes);
+  }
+  void NoteWritten(std::span<const iovec> pieces, uint64_t size_bytes) const {
+    if (logs_writes()) MarkPieces(pieces, size_bytes);
+  }
+  // Null: nobody wants to know.
+  const DirtyLog* log() const { return log_ ? &*log_ : nullptr; }
+  // One load, and a branch that is always taken while nobody wants to know.
+  bool logs_writes() const {
+    // The compiler keeps it behind the write, DirtyLog::SwitchOn has the processor do so.
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    return logging_->load(std::memory_order_relaxed) != 0;
+  }
+
   // For registering memory with the kernel only, as the CPU interface and vhost do: each region with its mapping in
   // this process.
   struct Mapping {
@@ -80,14 +91,22 @@ class GuestMemory {
   };
   std::span<const Mapping> mappings() const { return mappings_; }
   uint64_t size_bytes() const;
+  // The first address behind all of it.
+  Gpa end() const;
 
  private:
+  static constexpr std::atomic<uint32_t> kNotLogged{0};
+
   GuestMemory() = default;
   // Runs visit(host pointer, bytes) over the pieces of the range once the whole range is known to be RAM.
   template <typename Visit>
   Result<void> ForEachPiece(Gpa address, uint64_t size_bytes, Visit visit) const;
 
+  void MarkPieces(std::span<const iovec> pieces, uint64_t size_bytes) const;
+
   std::vector<Mapping> mappings_;
+  std::optional<DirtyLog> log_;
+  const std::atomic<uint32_t>* logging_ = &kNotLogged;
 };
 
 }  // namespace bulkhead

@@ -67,5 +67,47 @@ TEST(SealedMemory, CanNeitherGrowNorShrink) {
   EXPECT_NE(::ftruncate(file.get(), 0), 0);
 }
 
+// What is written in whatever way is marked, by the guest's addresses, and only while that is wanted.
+TEST(GuestMemory, WritesAreLogged) {
+  GuestMemory memory = MakeMemory();
+  const OwnFd file = OrThrow(DirtyLog::Make("dirty-test", memory.end()));
+  memory.LogWrites(OrThrow(DirtyLog::Map(file.get(), memory.end())));
+  std::vector<DirtyLog> taker;
+  taker.push_back(OrThrow(DirtyLog::Map(file.get(), memory.end())));
+  const auto take = [&] { return taker.front().Take(0); };
+  const std::array<std::byte, 4> data{};
+
+  ASSERT_TRUE(memory.Write(Gpa{0}, data).ok());
+  EXPECT_EQ(take(), 0u);
+  ASSERT_TRUE(DirtyLog::TakePart().ok());
+  ASSERT_TRUE(DirtyLog::SwitchOn(taker).ok());
+  ASSERT_TRUE(memory.Write(Gpa{kPage - 2}, data).ok());
+  EXPECT_EQ(take(), 3u);
+  ASSERT_TRUE(memory.Fill(Gpa{16 * kPage}, 8, std::byte{1}).ok());
+  EXPECT_EQ(take(), 1u << 16);
+  ASSERT_TRUE(memory.StoreRelease16(Gpa{2}, 1).ok());
+  EXPECT_EQ(take(), 1u);
+  ASSERT_TRUE(memory.ReadObject<uint32_t>(Gpa{0}).ok());
+  EXPECT_FALSE(memory.Write(Gpa{17 * kPage}, data).ok());
+  EXPECT_EQ(take(), 0u);
+
+  // Into pieces, up to the end of what was written, among others that are none of the guest's.
+  std::array<std::byte, 64> own;
+  std::vector<iovec> pieces{{own.data(), own.size()}};
+  ASSERT_TRUE(memory.Translate(Gpa{kPage - 2}, 4, pieces).ok());
+  ASSERT_TRUE(memory.Translate(Gpa{16 * kPage}, 4, pieces).ok());
+  memory.NoteWritten(pieces, own.size() + 3);
+  EXPECT_EQ(take(), 3u);
+  memory.NoteWritten(pieces, own.size() + 4 + 1);
+  EXPECT_EQ(take(), 3u | 1u << 16);
+  memory.NoteWritten(Gpa{kPage}, 1);
+  EXPECT_EQ(take(), 2u);
+
+  taker.front().SwitchOff();
+  ASSERT_TRUE(memory.Write(Gpa{0}, data).ok());
+  memory.NoteWritten(pieces, 1000);
+  EXPECT_EQ(take(), 0u);
+}
+
 }  // namespace
 }  // namespace bulkhead

@@ -36,6 +36,14 @@ class RunnerServer final : public control::Runner::Server {
     runner_.MarkDeviceDead(context.getParams().getDevice());
     return kj::READY_NOW;
   }
+  kj::Promise<void> logWrites(LogWritesContext context) override {
+    if (auto set = runner_.LogWrites(context.getParams().getOn()); !set.ok()) throw Failure(set.error().message);
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> collectWrites(CollectWritesContext) override {
+    if (auto collected = runner_.CollectWrites(); !collected.ok()) throw Failure(collected.error().message);
+    return kj::READY_NOW;
+  }
 
  private:
   Runner& runner_;

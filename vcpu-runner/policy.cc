@@ -17,7 +17,7 @@ constexpr uint64_t kOwnPid = 1;  // in its own pid namespace
 
 SyscallPolicy RunnerPolicy() {
   SyscallPolicy policy;
-  // The guest's processor. Nothing that creates a VM, a vCPU, a device or memory.
+  // The guest's processor. Nothing that creates a VM, a vCPU or a device.
   policy.AllowIoctl(KVM_RUN, "what this process is for");
   policy.AllowIoctl(KVM_GET_SREGS, "start state of vCPU 0");
   policy.AllowIoctl(KVM_SET_SREGS, "start state of vCPU 0");
@@ -25,6 +25,10 @@ SyscallPolicy RunnerPolicy() {
   policy.AllowIoctl(KVM_SET_REGS, "start state of vCPU 0");
   policy.AllowIoctl(KVM_IOEVENTFD, "the guest moves a BAR, and the kicks with it");
   policy.AllowIoctl(kSetGsiRouting, "the guest programs an MSI-X vector");
+  policy.AllowIoctl(KVM_SET_USER_MEMORY_REGION,
+                    "the dirty log is switched; gives the guest nothing but what is mapped here");
+  policy.AllowIoctl(KVM_GET_DIRTY_LOG, "what the vCPUs wrote");
+  policy.AllowIoctl(KVM_CLEAR_DIRTY_LOG, "what the vCPUs wrote is logged anew");
   policy.Allow(SYS_pread64, "kernel and initrd");
   policy.Allow(SYS_lseek, "their sizes");
   policy.Allow(SYS_newfstatat, "their kind and size");

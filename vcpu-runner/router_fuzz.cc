@@ -47,7 +47,7 @@ class CheckingVm final : public Vm {
     return {};
   }
   Result<void> SetDirtyLogging(bool) override { return {}; }
-  Result<std::vector<uint64_t>> TakeDirtyPages(size_t) override { return std::vector<uint64_t>{}; }
+  Result<std::span<const uint64_t>> TakeDirtyPages(size_t) override { return std::span<const uint64_t>{}; }
 
   std::map<uint64_t, int> kicks;
 

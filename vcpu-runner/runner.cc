@@ -9,6 +9,9 @@ namespace bulkhead::runner {
 Runner::Runner(control::RunnerGrants::Reader grants, BrokerLink& broker, Mailbox& mailbox, kj::WaitScope& wait)
     : broker_(broker), mailbox_(mailbox), memory_(MapGrantedMemory(grants.getMemory(), wait)) {
   machine_ = {.memory_bytes = memory_.size_bytes(), .vcpu_count = grants.getVcpuCount()};
+  if (grants.hasDirtyLog()) {
+    dirty_log_ = OrThrow(DirtyLog::Map(TakeFile(grants.getDirtyLog(), wait).get(), memory_.end()));
+  }
   kernel_ = TakeFile(grants.getKernel(), wait);
   if (grants.hasInitrd()) initrd_ = TakeFile(grants.getInitrd(), wait);
   sources_ = {.kernel_fd = kernel_.get(),
@@ -102,6 +105,19 @@ void Runner::Resume() { gate_.Open(); }
 
 void Runner::MarkDeviceDead(size_t index) {
   if (index < devices_.size()) devices_[index]->MarkDead();
+}
+
+Result<void> Runner::LogWrites(bool on) { return vm_->SetDirtyLogging(on); }
+
+Result<void> Runner::CollectWrites() {
+  if (!dirty_log_) return Error{EINVAL, "there is no dirty log"};
+  const auto regions = memory_.mappings();
+  for (size_t i = 0; i < regions.size(); ++i) {
+    const auto taken = vm_->TakeDirtyPages(i);
+    if (!taken.ok()) return taken.error();
+    dirty_log_->Mark(regions[i].region.base.value / kGuestPageBytes, *taken);
+  }
+  return {};
 }
 
 // From a vCPU's thread. Said until a broker has heard it.

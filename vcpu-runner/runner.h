@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "ipc/broker_link.h"
@@ -26,6 +27,9 @@ class Runner {
   void Resume();
   // The broker knows this device process to be gone.
   void MarkDeviceDead(size_t index);
+  // Has KVM log what the vCPUs write, or not; and moves what it logged since the last time to the dirty log.
+  Result<void> LogWrites(bool on);
+  Result<void> CollectWrites();
 
  private:
   void AddDevice(size_t index, control::DeviceWiring::Reader wiring, control::RunnerGrants::Reader grants,
@@ -38,6 +42,7 @@ class Runner {
   BrokerLink& broker_;
   Mailbox& mailbox_;
   GuestMemory memory_;
+  std::optional<DirtyLog> dirty_log_;  // none: the broker has no use for it
   Machine machine_;
   BootSources sources_;
   OwnFd kernel_;

@@ -16,6 +16,7 @@ int ThrottleCommand(const VmCommandOptions& options);
 int SetLinkCommand(const VmCommandOptions& options);
 int UpgradeCommand(const VmCommandOptions& options);
 int InspectCommand(const VmCommandOptions& options);
+int DirtyRateCommand(const VmCommandOptions& options);
 int ImgCommand(const ImgOptions& options);
 
 }  // namespace bulkhead::launcher

@@ -28,6 +28,8 @@ const std::vector<FdBound> kEveryChild = {
 };
 // The device thread's event loop and the exit ring. Each grant may still be held by the message it came with.
 const std::vector<FdBound> kEveryDevice = {{FdKind::kEpoll, 1}, {FdKind::kExitRing, 1}, {FdKind::kJournal, 1}};
+// Guest memory, and the log of what is written there.
+const std::vector<FdBound> kMemoryUser = {{FdKind::kGuestMemory, 1}, {FdKind::kDirtyLog, 1}};
 // The outside of a console: a file, a terminal, a connection or a pipe, for input and for output.
 const std::vector<FdBound> kStreams = {
     {FdKind::kFile, 4}, {FdKind::kTerminal, 4}, {FdKind::kSocket, 8}, {FdKind::kPipe, 8}};
@@ -66,6 +68,7 @@ const std::vector<Expectation>& Table() {
                   {FdKind::kPacketRing, 0, 3},
                   {FdKind::kJournal, 1, 2},
                   {FdKind::kOutputStage, 6},
+                  {FdKind::kDirtyLog, 2, 2},
                   {FdKind::kExitRing, 0, 2}}},
       {.kind = "spawner",
        .executable = "bulkhead-spawner",
@@ -88,6 +91,7 @@ const std::vector<Expectation>& Table() {
                   {FdKind::kPacketRing, 0, 1},
                   {FdKind::kJournal, 1, 1},
                   {FdKind::kOutputStage, 3},
+                  {FdKind::kDirtyLog, 1, 1},
                   {FdKind::kExitRing, 0, 1}}},
       {.kind = "vcpu-runner",
        .executable = "bulkhead-vcpu-runner",
@@ -99,8 +103,8 @@ const std::vector<Expectation>& Table() {
                        {{FdKind::kEventfd, 17, 2, 0, 2},  // doorbells, lines, kicks, interrupts
                         {FdKind::kKvmVm, 1},
                         {FdKind::kKvmVcpu, 0, 0, 1},
-                        {FdKind::kGuestMemory, 1},
-                        {FdKind::kExitRing, 0, 1}}})},
+                        {FdKind::kExitRing, 0, 1}},
+                       kMemoryUser})},
       {.kind = "chipset",
        .executable = "bulkhead-chipset",
        .files = 1,  // the debug console's output
@@ -112,10 +116,8 @@ const std::vector<Expectation>& Table() {
        .executable = "bulkhead-console",
        .guest_memory = GuestMemoryUse::kOptional,  // the virtio console's queues; the serial port has none
        .files = 2,
-       .bounds = Join({kEveryChild,
-                       kEveryDevice,
-                       kStreams,
-                       {{FdKind::kEventfd, 24}, {FdKind::kGuestMemory, 1}, {FdKind::kOutputStage, 4}}})},
+       .bounds = Join(
+           {kEveryChild, kEveryDevice, kStreams, kMemoryUser, {{FdKind::kEventfd, 24}, {FdKind::kOutputStage, 4}}})},
       {.kind = "disk",
        .executable = "bulkhead-disk",
        .guest_memory = GuestMemoryUse::kAlways,
@@ -128,8 +130,8 @@ const std::vector<Expectation>& Table() {
                        {{FdKind::kFile, 0, 0, 0, 0, 2},
                         {FdKind::kBlockDevice, 0, 0, 0, 0, 2},
                         {FdKind::kEventfd, 8, 0, 0, 6},
-                        {FdKind::kIoUring, 0, 0, 0, 1},
-                        {FdKind::kGuestMemory, 1}}})},
+                        {FdKind::kIoUring, 0, 0, 0, 1}},
+                       kMemoryUser})},
       {.kind = "net",
        .executable = "bulkhead-net",
        .guest_memory = GuestMemoryUse::kAlways,
@@ -145,8 +147,8 @@ const std::vector<Expectation>& Table() {
                         {FdKind::kPacketRing, 1},  // instead of a tap
                         {FdKind::kEventfd, 16, 0, 0, 6},
                         {FdKind::kEpoll, 0, 0, 0, 1},
-                        {FdKind::kTimerfd, 0, 0, 0, 1},
-                        {FdKind::kGuestMemory, 1}}})},
+                        {FdKind::kTimerfd, 0, 0, 0, 1}},
+                       kMemoryUser})},
       {.kind = "usernet",
        .executable = "bulkhead-usernet",
        .keeps_network = true,
@@ -162,7 +164,7 @@ const std::vector<Expectation>& Table() {
       {.kind = "rng",
        .executable = "bulkhead-rng",
        .guest_memory = GuestMemoryUse::kAlways,
-       .bounds = Join({kEveryChild, kEveryDevice, {{FdKind::kEventfd, 14}, {FdKind::kGuestMemory, 1}}})},
+       .bounds = Join({kEveryChild, kEveryDevice, kMemoryUser, {{FdKind::kEventfd, 14}}})},
   };
   return table;
 }
@@ -379,6 +381,7 @@ class Comparison {
       if (fd.kind == FdKind::kGuestMemory) CompareGuestMemoryName(fd.target);
       if (fd.kind == FdKind::kExitRing) CompareExitRingName(fd.target);
       if (fd.kind == FdKind::kJournal) CompareJournalName(fd.target);
+      if (fd.kind == FdKind::kDirtyLog) CompareDirtyLogName(fd.target);
     }
     for (const auto& [kind, count] : counts) {
       const unsigned bound = Bound(kind, queues);
@@ -411,6 +414,9 @@ class Comparison {
 
   void CompareJournalName(const std::string& name) {
     if (expected_.caged && name != "memfd:journal-" + process_.name) Differs("has another device's journal: " + name);
+  }
+  void CompareDirtyLogName(const std::string& name) {
+    if (expected_.caged && name != "memfd:dirty-" + process_.name) Differs("has another process's dirty log: " + name);
   }
 
   void CompareMemory() {

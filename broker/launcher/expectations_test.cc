@@ -68,6 +68,7 @@ VmFacts Vm() {
   disk.descriptors->push_back({11, FdKind::kIoUring, "anon_inode:[io_uring]"});
   disk.descriptors->push_back({12, FdKind::kGuestMemory, "memfd:guest-web1"});
   disk.descriptors->push_back({13, FdKind::kExitRing, "memfd:exits-disk0"});
+  disk.descriptors->push_back({14, FdKind::kDirtyLog, "memfd:dirty-disk0"});
   return vm;
 }
 
@@ -268,6 +269,7 @@ const Change kChanges[] = {
      },
      "[bpf]"},
     {"OtherDevicesRing", 3, [](auto& p) { p.descriptors->at(5).target = "memfd:exits-rng"; }, "exits-rng"},
+    {"OtherDevicesDirtyLog", 3, [](auto& p) { p.descriptors->at(7).target = "memfd:dirty-rng"; }, "dirty-rng"},
     {"OtherGuestsMemory", 3, [](auto& p) { p.descriptors->at(5).target = "memfd:guest-web2"; }, "guest-web2"},
     {"OtherGuestsMapping", 3, [](auto& p) { p.memory->guest_memory[0].name = "memfd:guest-web2"; }, "guest-web2"},
     {"ExecutableMemory", 3,

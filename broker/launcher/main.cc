@@ -39,6 +39,8 @@ int Dispatch(const CommandLine& line) {
       return UpgradeCommand(line.vm);
     case CommandLine::Command::kInspect:
       return InspectCommand(line.vm);
+    case CommandLine::Command::kDirtyRate:
+      return DirtyRateCommand(line.vm);
     case CommandLine::Command::kImg:
       return ImgCommand(line.img);
   }

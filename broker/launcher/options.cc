@@ -74,6 +74,12 @@ constexpr const char* kInspectHelp = R"(Examples:
   bulkhead inspect web1 --verify    for scripts: the exit status is 0 if each has exactly the walls it must have
 Root sees everything; the user who started the VM a part of it.)";
 
+constexpr const char* kDirtyRateHelp = R"(Examples:
+  bulkhead dirty-rate web1                 how much of its memory is written in a second, and by whom
+  bulkhead dirty-rate web1 --seconds 10    the same of ten
+A page counts once, however often it is written. Each of the VM's processes takes note of what it writes meanwhile, and
+KVM of what the guest's processors do, which costs the guest some speed.)";
+
 // What CLI11 gathers before it is checked.
 struct Raw {
   std::string memory = "128M";
@@ -297,6 +303,13 @@ std::function<ImgOptions()> AddCommands(CLI::App& app, CommandLine& line, Raw& r
       ->add_flag("--verify", line.vm.verify, "say only where they differ from what they may be; status 1 if any does")
       ->excludes(json);
   inspect->footer(kInspectHelp);
+  CLI::App* dirty_rate = add("dirty-rate", "how fast a VM writes to its memory", Command::kDirtyRate);
+  dirty_rate->add_option("NAME", line.vm.name, "the VM")->required()->type_name("");
+  dirty_rate->add_option("--seconds", line.vm.seconds, "how long to look, 1 to 3600 (default 1)")
+      ->check(CLI::Range(1, 3600))
+      ->type_name("N");
+  dirty_rate->add_flag("--json", line.vm.json, "as JSON");
+  dirty_rate->footer(kDirtyRateHelp);
   app.get_formatter()->column_width(28);
   return AddImgCommand(app, [&line] { line.command = Command::kImg; });
 }

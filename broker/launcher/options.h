@@ -156,6 +156,7 @@ struct VmCommandOptions {
   std::string device;       // throttle, set-link; upgrade: empty for all
   ThrottleOption throttle;  // throttle
   bool link_up = false;     // set-link
+  uint32_t seconds = 1;     // dirty-rate
 };
 
 struct CheckOptions {
@@ -164,7 +165,20 @@ struct CheckOptions {
 };
 
 struct CommandLine {
-  enum class Command { kHelp, kRun, kCheck, kPs, kStop, kKill, kThrottle, kSetLink, kUpgrade, kInspect, kImg };
+  enum class Command {
+    kHelp,
+    kRun,
+    kCheck,
+    kPs,
+    kStop,
+    kKill,
+    kThrottle,
+    kSetLink,
+    kUpgrade,
+    kInspect,
+    kDirtyRate,
+    kImg
+  };
   Command command = Command::kHelp;
   std::string help;  // kHelp: what to print
   RunOptions run;

@@ -422,5 +422,18 @@ TEST(Options, ALinkIsSetOnOrOff) {
   }
 }
 
+TEST(Options, ADirtyRateIsOfSomeSeconds) {
+  const CommandLine rate = ParseCommandLine({"dirty-rate", "web1", "--seconds", "10", "--json"});
+  EXPECT_EQ(rate.command, Command::kDirtyRate);
+  EXPECT_EQ(rate.vm.name, "web1");
+  EXPECT_EQ(rate.vm.seconds, 10u);
+  EXPECT_TRUE(rate.vm.json);
+  EXPECT_EQ(ParseCommandLine({"dirty-rate", "web1"}).vm.seconds, 1u);
+  for (const char* seconds : {"0", "3601", "-1", "soon"}) {
+    EXPECT_THROW(ParseCommandLine({"dirty-rate", "web1", "--seconds", seconds}), UsageError) << seconds;
+  }
+  EXPECT_THROW(ParseCommandLine({"dirty-rate"}), UsageError);
+}
+
 }  // namespace
 }  // namespace bulkhead::launcher

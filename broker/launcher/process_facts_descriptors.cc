@@ -54,6 +54,7 @@ FdKind FileKind(const struct stat& status, std::string_view target) {
     if (target.starts_with("memfd:packets-")) return FdKind::kPacketRing;
     if (target.starts_with("memfd:journal-")) return FdKind::kJournal;
     if (target.starts_with("memfd:output-")) return FdKind::kOutputStage;
+    if (target.starts_with("memfd:dirty-")) return FdKind::kDirtyLog;
     return target.starts_with("memfd:exits-") ? FdKind::kExitRing : FdKind::kOtherMemory;
   }
   if (S_ISSOCK(status.st_mode)) return FdKind::kSocket;
@@ -133,6 +134,8 @@ const char* FdKindName(FdKind kind) {
       return "packet ring";
     case FdKind::kExitRing:
       return "exit ring";
+    case FdKind::kDirtyLog:
+      return "dirty log";
     case FdKind::kJournal:
       return "journal";
     case FdKind::kOutputStage:

@@ -32,6 +32,7 @@ enum class FdKind {
   kExitRing,     // memfd "exits-*"
   kJournal,      // memfd "journal-*"
   kOutputStage,  // memfd "output-*"
+  kDirtyLog,     // memfd "dirty-*"
   kOtherMemory,  // any other memfd
   kFile,         // a regular file
   kBlockDevice,

@@ -83,6 +83,7 @@ void PlanNet(Planner& planner, control::NetConfig::Reader config, unsigned index
   }
   (vhost ? plan.limits.kernel_threads : plan.limits.threads) += pairs;
   plan.takes_throttle = !vhost;
+  plan.kernel_writes = vhost;
   plan.has_link = true;
   plan.replacement = DevicePlan::Replacement::kAlways;
   plan.settings = std::make_unique<capnp::MallocMessageBuilder>();

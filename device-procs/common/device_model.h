@@ -78,6 +78,8 @@ class DeviceModel {
   virtual void LoseOutside() {}
   virtual control::LinkState SetLink(bool /*up*/) { return control::LinkState::DOWN; }
   virtual void ReportNet(control::NetReport::Builder /*report*/) const {}
+  // The dirty log was switched on or off: for the kernel, where that writes to guest memory by itself.
+  virtual void FollowLog() {}
 };
 
 }  // namespace bulkhead::device

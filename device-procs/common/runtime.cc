@@ -71,6 +71,10 @@ class DeviceServer final : public control::Device::Server {
     thread_.Call([&] { device_.ReportNet(context.getResults().initReport()); });
     return kj::READY_NOW;
   }
+  kj::Promise<void> followLog(FollowLogContext) override {
+    thread_.Call([&] { device_.FollowLog(); });
+    return kj::READY_NOW;
+  }
   kj::Promise<void> takeOver(TakeOverContext) override {
     Result<void> taken;
     thread_.Call([&] {

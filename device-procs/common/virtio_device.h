@@ -74,6 +74,7 @@ class VirtioDevice {
   virtual void LoseOutside() {}
   virtual control::LinkState SetLink(bool /*up*/) { return control::LinkState::DOWN; }
   virtual void ReportNet(control::NetReport::Builder /*report*/) const {}
+  virtual void FollowLog() {}
 
   // State of its own, beside the transport's; while paused.
   virtual void SaveDevice(capnp::AnyPointer::Builder /*state*/) const {}

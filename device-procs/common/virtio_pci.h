@@ -36,6 +36,7 @@ class VirtioPci final : public DeviceModel, public VirtioTransport {
   void LoseOutside() override { device_->LoseOutside(); }
   control::LinkState SetLink(bool up) override { return device_->SetLink(up); }
   void ReportNet(control::NetReport::Builder report) const override { device_->ReportNet(report); }
+  void FollowLog() override { device_->FollowLog(); }
   void Pause() override;
   void Resume() override;
   void Save(capnp::AnyPointer::Builder state) const override;

@@ -112,6 +112,7 @@ Result<void> Virtqueue::Recover() {
   log_->SetUsed(next_used_);
   const std::vector<QueueLog::Chain> out = log_->Out(layout_.size);
   if (out.size() != static_cast<uint16_t>(next_available_ - next_used_)) return Broken("used ring was changed");
+  if (memory_->logs_writes()) NoteInherited(out);
   // The chains taken last are still in the available ring, and as good as not taken.
   size_t rest = out.size();
   while (rest != 0 && out[rest - 1].position == static_cast<uint16_t>(next_available_ - 1)) {
@@ -121,6 +122,18 @@ Result<void> Virtqueue::Recover() {
   for (; rest != 0; --rest) owed_.push_back(out[rest - 1].head);
   signalled_used_ = next_used_;
   return {};
+}
+
+// What the predecessor wrote in its last instant it may not have come to mark: that was in the used ring, and in the
+// buffers that it had.
+void Virtqueue::NoteInherited(std::span<const QueueLog::Chain> out) const {
+  memory_->NoteWritten(layout_.used, UsedBytes(layout_.size));
+  for (const QueueLog::Chain& taken : out) {
+    Chain chain;
+    // One that cannot be walked any more is found when it is popped.
+    (void)Walk(taken.head, chain);
+    for (const Piece& piece : chain.writable) memory_->NoteWritten(piece.address, piece.length_bytes);
+  }
 }
 
 void Virtqueue::UndoPop(uint16_t count) {
@@ -327,6 +340,14 @@ Result<void> WritePieces(const GuestMemory& memory, std::span<const Piece> piece
     auto result = memory.Write(address, from.first(bytes));
     from = from.subspan(bytes);
     return result;
+  });
+}
+
+void NoteWrittenPieces(const GuestMemory& memory, std::span<const Piece> pieces, uint64_t offset, uint64_t size_bytes) {
+  if (!memory.logs_writes()) return;
+  (void)ForRange(pieces, offset, size_bytes, [&](Gpa address, uint64_t bytes) -> Result<void> {
+    memory.NoteWritten(address, bytes);
+    return {};
   });
 }
 

@@ -104,6 +104,7 @@ class Virtqueue {
   Result<uint16_t> AvailableCount() const;
   Result<bool> PopOwed(Chain& chain);
   Result<void> Recover();
+  void NoteInherited(std::span<const QueueLog::Chain> out) const;
   Result<void> Walk(uint16_t head, Chain& chain) const;
   Result<void> WalkIndirect(const Descriptor& table, uint32_t steps_left, Chain& chain) const;
   Result<void> AddPiece(const Descriptor& descriptor, Chain& chain) const;
@@ -127,6 +128,8 @@ Result<void> ReadPieces(const GuestMemory& memory, std::span<const Piece> pieces
                         std::span<std::byte> to);
 Result<void> WritePieces(const GuestMemory& memory, std::span<const Piece> pieces, uint64_t offset,
                          std::span<const std::byte> from);
+// To be called after the kernel or anybody else wrote the range as I/O vectors.
+void NoteWrittenPieces(const GuestMemory& memory, std::span<const Piece> pieces, uint64_t offset, uint64_t size_bytes);
 // The same range as I/O vectors of this process.
 Result<void> TranslatePieces(const GuestMemory& memory, std::span<const Piece> pieces, uint64_t offset,
                              uint64_t size_bytes, std::vector<iovec>& vectors);

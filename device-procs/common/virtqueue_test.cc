@@ -519,6 +519,24 @@ TEST_F(TakenOverQueue, DeathBetweenPublishingAndWritingDownRepeatsNothing) {
   EXPECT_EQ(Take(9), (std::vector<uint16_t>{0, 1, 3}));
 }
 
+// It may have died between a write and its mark.
+TEST_F(TakenOverQueue, WhatThePredecessorMayHaveWrittenIsMarked) {
+  const OwnFd file = OrThrow(DirtyLog::Make("dirty-test", memory_.end()));
+  std::vector<DirtyLog> taker;
+  taker.push_back(OrThrow(DirtyLog::Map(file.get(), memory_.end())));
+  memory_.LogWrites(OrThrow(DirtyLog::Map(file.get(), memory_.end())));
+  for (const uint64_t page : {0x20u, 0x21u, 0x22u}) driver_->Add({{kData, 16}, {Gpa{page << 12}, 4096, true}});
+  ASSERT_EQ(Take(2).size(), 2u);
+  ASSERT_TRUE(queue_->Push(0, 4096).ok());
+  ASSERT_TRUE(TakeOver().ok());
+  EXPECT_EQ(taker.front().Take(0), 0u) << "nobody wants to know";
+  ASSERT_TRUE(DirtyLog::TakePart().ok());
+  ASSERT_TRUE(DirtyLog::SwitchOn(taker).ok());
+  ASSERT_EQ(Take(1), (std::vector<uint16_t>{2}));
+  ASSERT_TRUE(TakeOver().ok());
+  EXPECT_EQ(taker.front().Take(0), uint64_t{1} << 1 | uint64_t{1} << 0x21) << "the used ring, and what was in hand";
+}
+
 TEST_F(TakenOverQueue, AKickIsAskedForOnlyWhereNothingIsOwed) {
   Offer(2);
   ASSERT_EQ(Take(2).size(), 2u);

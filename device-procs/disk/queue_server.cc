@@ -245,6 +245,10 @@ void QueueServer::FinishRun(Request& first, RequestStatus status) {
 }
 
 void QueueServer::Finish(Request& request, RequestStatus status) {
+  // A read that failed may have got part of it.
+  if (request.parsed.type == RequestType::kRead) {
+    NoteWrittenPieces(memory_, request.chain.writable, 0, request.parsed.data_bytes);
+  }
   const uint32_t written = WriteStatus(memory_, request.chain, status);
   if (!session_.queue->Push(request.chain.head, written).ok() && !broken_) Break();
   given_back_ = true;

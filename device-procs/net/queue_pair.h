@@ -23,6 +23,8 @@ class QueuePair {
   virtual void SetFilter(const ReceiveFilter& filter) = 0;
   virtual void SetCoalescing(const CoalesceLimits& /*receive*/, const CoalesceLimits& /*transmit*/) {}
   virtual void InterruptsChanged() {}
+  // The dirty log was switched.
+  virtual void FollowLog() {}
 
   // Null where nobody counts.
   virtual const NetCounters* received() const { return nullptr; }

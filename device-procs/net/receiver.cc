@@ -132,7 +132,10 @@ Result<size_t> Receiver::Read() {
     vectors_.push_back({static_cast<std::byte*>(piece.iov_base) + skipped, piece.iov_len - skipped});
   }
   vectors_.push_back({rest_.data(), rest_.size()});
-  return port_.Receive(vectors_);
+  const auto read = port_.Receive(vectors_);
+  // Also of a packet that is not wanted.
+  if (read.ok()) memory_.NoteWritten(vectors_, *read);
+  return read;
 }
 
 bool Receiver::Wants(size_t packet_bytes) {
@@ -186,7 +189,9 @@ void Receiver::CopyToRooms(uint64_t offset, std::span<const std::byte> from) con
       continue;
     }
     const size_t bytes = std::min<uint64_t>(from.size(), piece.iov_len - offset);
-    std::memcpy(static_cast<std::byte*>(piece.iov_base) + offset, from.data(), bytes);
+    const iovec part{static_cast<std::byte*>(piece.iov_base) + offset, bytes};
+    std::memcpy(part.iov_base, from.data(), bytes);
+    memory_.NoteWritten(std::span(&part, 1), bytes);
     from = from.subspan(bytes);
     offset = 0;
   }

@@ -89,6 +89,18 @@ void VhostPair::InterruptsChanged() {
   }
 }
 
+void VhostPair::FollowLog() {
+  if (transport_ == nullptr) return;
+  bool served = false;
+  for (const Queue& queue : queues_) served = served || queue.started;
+  if (!served) return;
+  if (!parts_.device->SetFeatures(features_).ok()) return Break();
+  for (size_t i = 0; i < queues_.size(); ++i) {
+    if (!queues_[i].started) continue;
+    if (!parts_.device->SetPlace(VhostDevice::Queue(i), *transport_->Queue(NumberOf(i))).ok()) return Break();
+  }
+}
+
 // An interrupt that has to wait until its vector is unmasked; or which is, by now.
 void VhostPair::PassOnCall(size_t queue) {
   if (DrainEventFd(queues_[queue].held_call.get()) != 0 && transport_ != nullptr) {

@@ -36,6 +36,7 @@ class VhostPair final : public QueuePair {
   void SetLink(bool up) override;
   void SetFilter(const ReceiveFilter&) override {}
   void InterruptsChanged() override;
+  void FollowLog() override;
 
  private:
   struct Queue {

@@ -26,11 +26,17 @@ class FakeVhost final : public VhostDevice {
 
   Result<void> SetFeatures(uint64_t features) override {
     features_ = features;
+    ++features_set_;
     return {};
   }
   Result<void> Start(Queue queue, const Virtqueue& from, int call, int) override {
     if (queue == refused_) return Error{EFAULT, "refused"};
     served_[queue] = {.call = call, .started = true, .position = from.position().next_available};
+    return {};
+  }
+  Result<void> SetPlace(Queue queue, const Virtqueue&) override {
+    EXPECT_TRUE(served_[queue].started);
+    ++places_[queue];
     return {};
   }
   Result<void> SetCall(Queue queue, int call) override {
@@ -43,6 +49,8 @@ class FakeVhost final : public VhostDevice {
   }
 
   uint64_t features_ = 0;
+  unsigned features_set_ = 0;
+  std::array<unsigned, kQueues> places_{};
   std::array<Served, kQueues> served_;
   std::optional<Queue> refused_;
 };
@@ -146,6 +154,19 @@ TEST_F(VhostPairTest, TakesNothingWhileItsLinkIsDown) {
   pair_->SetLink(false);
   pair_->SetLink(true);
   EXPECT_FALSE(vhost_->served_[0].started || vhost_->served_[1].started);
+  EXPECT_FALSE(transport_.needs_reset);
+}
+
+TEST_F(VhostPairTest, TheKernelLearnsThatTheDirtyLogWasSwitched) {
+  pair_->FollowLog();
+  EXPECT_EQ(vhost_->features_set_, 0u) << "nothing is served";
+  pair_->Start(transport_, kFeatures);
+  pair_->FollowLog();
+  EXPECT_EQ(vhost_->features_set_, 2u);
+  EXPECT_EQ(vhost_->places_, (std::array<unsigned, 2>{1, 1}));
+  pair_->SetLink(false);
+  pair_->FollowLog();
+  EXPECT_EQ(vhost_->features_set_, 2u);
   EXPECT_FALSE(transport_.needs_reset);
 }
 

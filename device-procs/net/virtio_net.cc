@@ -302,6 +302,10 @@ control::LinkState VirtioNet::SetLink(bool up) {
   return Link();
 }
 
+void VirtioNet::FollowLog() {
+  for (const auto& worker : workers_) worker->FollowLog();
+}
+
 void VirtioNet::LoseOutside() { SignalEventFd(gone_event_.get()); }
 
 void VirtioNet::PortGone() {

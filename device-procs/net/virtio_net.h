@@ -52,6 +52,7 @@ class VirtioNet final : public VirtioDevice {
   void SetThrottle(control::DiskThrottle::Reader limits) override;
   void LoseOutside() override;
   control::LinkState SetLink(bool up) override;
+  void FollowLog() override;
   void ReportNet(control::NetReport::Builder report) const override;
   void Pause() override;
   void Resume() override;

@@ -75,6 +75,12 @@ DeviceProcess::DeviceProcess(kj::AsyncIoContext& io, const Options& options, Own
 
   const MemoryRegion region{Gpa{0}, kMemoryBytes, 0};
   memory_ = OrThrow(GuestMemory::Map(memory_file_.get(), std::span(&region, 1)));
+  dirty_log_file_ = OrThrow(DirtyLog::Make("dirty-test", memory_->end()));
+  dirty_logs_.push_back(OrThrow(DirtyLog::Map(dirty_log_file_.get(), memory_->end())));
+  const OwnFd own = OrThrow(DirtyLog::Make("dirty-test", memory_->end()));
+  dirty_logs_.push_back(OrThrow(DirtyLog::Map(own.get(), memory_->end())));
+  memory_->LogWrites(OrThrow(DirtyLog::Map(own.get(), memory_->end())));
+  OrThrow(DirtyLog::TakePart());
   wiring_ = std::make_unique<broker::Wiring>(*plan_);
   size_t queues = 0;
   for (const auto& function : plan_->functions) queues += function.queues;
@@ -113,6 +119,7 @@ void DeviceProcess::FillGrants(control::DeviceGrants::Builder out, bool report_v
   if (plan_->uses_guest_memory) {
     auto memory = out.initMemory();
     memory.setFile(ShareFile(memory_file_.get()));
+    memory.setLog(ShareFile(dirty_log_file_.get()));
     memory.initRegions(1)[0].setSize(kMemoryBytes);
   }
   const auto kept = static_cast<unsigned>(plan_->files.size());

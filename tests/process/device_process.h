@@ -57,6 +57,10 @@ class DeviceProcess {
   pid_t pid() const { return child_->pid(); }
   const broker::DevicePlan& plan() const { return *plan_; }
   GuestMemory& memory() { return *memory_; }
+  // Of what the process writes to guest memory, and of what this program writes there by memory().
+  DirtyLog& dirty_log() { return dirty_logs_[0]; }
+  DirtyLog& own_dirty_log() { return dirty_logs_[1]; }
+  void LogWrites() { OrThrow(DirtyLog::SwitchOn(dirty_logs_)); }
   runner::DeviceChannel& channel() { return *channel_; }
   ChannelMemory* raw_channel() { return raw_channel_; }
   void RingDoorbell() { SignalEventFd(doorbell_.get()); }
@@ -87,6 +91,8 @@ class DeviceProcess {
   broker::DevicePlan* plan_ = nullptr;
   OwnFd memory_file_;
   std::optional<GuestMemory> memory_;
+  OwnFd dirty_log_file_;
+  std::vector<DirtyLog> dirty_logs_;
   std::unique_ptr<broker::Wiring> wiring_;
   OwnFd journal_;
   std::vector<OwnFd> stages_;

@@ -70,9 +70,11 @@ class Vm {
   virtual Result<void> ConnectKick(Gpa address, int kick_fd) = 0;
   virtual Result<void> DisconnectKick(Gpa address, int kick_fd) = 0;
 
-  // Dirty pages since the last call, one bit a 4 KiB page of the memory's region `region`; logging must be on.
+  // Whether pages that vCPUs write are logged. A main thread's.
   virtual Result<void> SetDirtyLogging(bool on) = 0;
-  virtual Result<std::vector<uint64_t>> TakeDirtyPages(size_t region) = 0;
+  // Dirty pages since the last call, one bit a 4 KiB page of the memory's region `region`; logging must be on. Valid
+  // until the next call.
+  virtual Result<std::span<const uint64_t>> TakeDirtyPages(size_t region) = 0;
 };
 
 }  // namespace bulkhead::runner

@@ -3,6 +3,8 @@
 
 #include <sys/ioctl.h>
 
+#include <algorithm>
+
 #include "ipc/platform.h"
 #include "vcpu-runner/kvm/cpuid.h"
 #include "vcpu-runner/kvm/kvm_table.h"
@@ -12,7 +14,8 @@ namespace bulkhead::runner {
 namespace {
 
 constexpr uint32_t kPicPins = 8;
-constexpr uint64_t kPageBytes = 4096;
+// What KVM_CLEAR_DIRTY_LOG does at once, while all vCPUs that need a page wait.
+constexpr uint64_t kPagesClearedAtOnce = 64 * 1024;
 
 Result<void> Require(int kvm_fd, long capability, const char* name) {
   if (::ioctl(kvm_fd, KVM_CHECK_EXTENSION, capability) > 0) return {};
@@ -44,6 +47,9 @@ Result<void> CheckCapabilities(int kvm_fd) {
   return {};
 }
 
+uint64_t PagesOf(const kvm_userspace_memory_region& region) { return region.memory_size / kGuestPageBytes; }
+uint64_t WordsFor(uint64_t pages) { return (pages + 63) / 64; }
+
 }  // namespace
 
 Result<std::unique_ptr<Vm>> CreateKvmVm(int kvm_fd) {
@@ -63,13 +69,20 @@ Result<std::unique_ptr<Vm>> CreateKvmVm(int kvm_fd) {
   kvm_pit_config pit{};
   pit.flags = KVM_PIT_SPEAKER_DUMMY;
   if (::ioctl(vm.get(), KVM_CREATE_PIT2, &pit) != 0) return ErrnoError(errno, "KVM_CREATE_PIT2");
-  return std::unique_ptr<Vm>(std::make_unique<KvmVm>(std::move(vm), *std::move(cpuid), static_cast<size_t>(run_bytes)));
+  // Without it KVM_GET_DIRTY_LOG write-protects all that is dirty in one go (api.rst §7.18).
+  kvm_enable_cap clears_log{};
+  clears_log.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2;
+  clears_log.args[0] = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE;
+  const bool clears = ::ioctl(vm.get(), KVM_ENABLE_CAP, &clears_log) == 0;
+  return std::unique_ptr<Vm>(
+      std::make_unique<KvmVm>(std::move(vm), *std::move(cpuid), static_cast<size_t>(run_bytes), clears));
 }
 
-KvmVm::KvmVm(OwnFd vm, std::vector<kvm_cpuid_entry2> supported_cpuid, size_t run_bytes)
+KvmVm::KvmVm(OwnFd vm, std::vector<kvm_cpuid_entry2> supported_cpuid, size_t run_bytes, bool clears_log)
     : vm_(std::move(vm)),
       supported_cpuid_(std::move(supported_cpuid)),
       run_bytes_(run_bytes),
+      clears_log_(clears_log),
       next_gsi_(platform::kIoApicPins) {
   AddPinRoutes();
 }
@@ -103,6 +116,7 @@ Result<void> KvmVm::SetRegion(const kvm_userspace_memory_region& region) {
 }
 
 Result<void> KvmVm::AddMemory(const GuestMemory& memory) {
+  uint64_t most_pages = 0;
   for (const GuestMemory::Mapping& mapping : memory.mappings()) {
     kvm_userspace_memory_region region{};
     region.slot = static_cast<uint32_t>(regions_.size());
@@ -111,7 +125,9 @@ Result<void> KvmVm::AddMemory(const GuestMemory& memory) {
     region.userspace_addr = reinterpret_cast<uint64_t>(mapping.host);
     if (auto result = SetRegion(region); !result.ok()) return result;
     regions_.push_back(region);
+    most_pages = std::max(most_pages, PagesOf(region));
   }
+  dirty_pages_ = std::make_unique_for_overwrite<uint64_t[]>(WordsFor(most_pages));
   return {};
 }
 
@@ -182,14 +198,24 @@ Result<void> KvmVm::SetDirtyLogging(bool on) {
   return {};
 }
 
-Result<std::vector<uint64_t>> KvmVm::TakeDirtyPages(size_t region) {
+Result<std::span<const uint64_t>> KvmVm::TakeDirtyPages(size_t region) {
   if (region >= regions_.size()) return Error{EINVAL, "no such memory region"};
-  std::vector<uint64_t> bitmap((regions_[region].memory_size / kPageBytes + 63) / 64);
+  const uint64_t pages = PagesOf(regions_[region]);
   kvm_dirty_log log{};
   log.slot = static_cast<uint32_t>(region);
-  log.dirty_bitmap = bitmap.data();
+  log.dirty_bitmap = dirty_pages_.get();
   if (::ioctl(vm_.get(), KVM_GET_DIRTY_LOG, &log) != 0) return ErrnoError(errno, "KVM_GET_DIRTY_LOG");
-  return bitmap;
+  const std::span<const uint64_t> taken(dirty_pages_.get(), WordsFor(pages));
+  if (!clears_log_) return taken;
+  for (uint64_t first = 0; first < pages; first += kPagesClearedAtOnce) {
+    kvm_clear_dirty_log clear{};
+    clear.slot = static_cast<uint32_t>(region);
+    clear.first_page = first;
+    clear.num_pages = static_cast<uint32_t>(std::min(kPagesClearedAtOnce, pages - first));
+    clear.dirty_bitmap = dirty_pages_.get() + first / 64;
+    if (::ioctl(vm_.get(), KVM_CLEAR_DIRTY_LOG, &clear) != 0) return ErrnoError(errno, "KVM_CLEAR_DIRTY_LOG");
+  }
+  return taken;
 }
 
 }  // namespace bulkhead::runner

@@ -20,7 +20,8 @@ void InstallInterruptSignal();
 
 class KvmVm final : public Vm {
  public:
-  KvmVm(OwnFd vm, std::vector<kvm_cpuid_entry2> supported_cpuid, size_t run_bytes);
+  // `clears_log`: KVM_GET_DIRTY_LOG leaves the log as it is, and KVM_CLEAR_DIRTY_LOG clears it.
+  KvmVm(OwnFd vm, std::vector<kvm_cpuid_entry2> supported_cpuid, size_t run_bytes, bool clears_log);
 
   Result<void> AddMemory(const GuestMemory& memory) override;
   Result<std::unique_ptr<Vcpu>> CreateVcpu(uint32_t index, uint32_t vcpu_count) override;
@@ -30,7 +31,7 @@ class KvmVm final : public Vm {
   Result<void> ConnectKick(Gpa address, int kick_fd) override;
   Result<void> DisconnectKick(Gpa address, int kick_fd) override;
   Result<void> SetDirtyLogging(bool on) override;
-  Result<std::vector<uint64_t>> TakeDirtyPages(size_t region) override;
+  Result<std::span<const uint64_t>> TakeDirtyPages(size_t region) override;
 
  private:
   Result<void> Kick(Gpa address, int kick_fd, uint32_t flags);
@@ -40,7 +41,10 @@ class KvmVm final : public Vm {
   OwnFd vm_;
   std::vector<kvm_cpuid_entry2> supported_cpuid_;
   size_t run_bytes_;
+  const bool clears_log_;
   std::vector<kvm_userspace_memory_region> regions_;
+  // For the log of one region. Not touched before it is used: it costs address space until then.
+  std::unique_ptr<uint64_t[]> dirty_pages_;
   std::mutex routes_mutex_;
   std::vector<kvm_irq_routing_entry> routes_;
   uint32_t next_gsi_;
