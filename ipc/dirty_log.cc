@@ -52,9 +52,8 @@ Result<DirtyLog> DirtyLog::Map(int file, Gpa end) {
   return DirtyLog(static_cast<Memory*>(at), pages);
 }
 
-DirtyLog::~DirtyLog() {
-  if (memory_ != nullptr) ::munmap(memory_, Bytes(pages_));
-}
+// Mapped as long as the process lives: one that is locked down may unmap nothing.
+DirtyLog::~DirtyLog() = default;
 
 const std::atomic<uint32_t>& DirtyLog::on() const { return memory_->on; }
 
