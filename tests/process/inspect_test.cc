@@ -28,12 +28,12 @@ bool IsRoot() { return ::geteuid() == 0; }
 // A VM with one of everything, whose outside is in files of its own and, where root starts it, in a network of its own.
 class FullVm {
  public:
-  FullVm()
+  explicit FullVm(const std::vector<std::string>& more = {})
       : name_(UniqueName()),
         image_(dir_.MakeImage("disk.img", 1 << 20)),
         console_(dir_.Path("console.log")),
         debug_(dir_.Path("debug.log")),
-        command_(Arguments(), [](Launch&) { return !IsRoot() || ::unshare(CLONE_NEWNET) == 0; }) {
+        command_(Arguments(more), [](Launch&) { return !IsRoot() || ::unshare(CLONE_NEWNET) == 0; }) {
     started_ = command_.WaitUntil([&] { return ReadFile(debug_).find("idle") != std::string::npos; });
   }
 
@@ -53,13 +53,14 @@ class FullVm {
   }
 
  private:
-  std::vector<std::string> Arguments() const {
+  std::vector<std::string> Arguments(const std::vector<std::string>& more) const {
     std::vector<std::string> arguments{
         "run",  "--name",          name_,           "--kernel",  Payload("idle"),    "--cpus",
         "2",    "--disk",          image_,          "--console", "file=" + console_, "--virtio-console",
         "none", "--debug-console", "file=" + debug_};
     if (IsRoot()) arguments.insert(arguments.end(), {"--net", "tap=tap0"});
     arguments.insert(arguments.end(), {"--net", "user"});
+    arguments.insert(arguments.end(), more.begin(), more.end());
     return arguments;
   }
 
@@ -135,7 +136,7 @@ TEST(Inspect, InterfacesHaveTheirLinkAndWhatTheyCarried) {
 }
 
 TEST(SetLink, IsSeenAndWhatCannotBeIsSaid) {
-  const FullVm vm;
+  const FullVm vm({"--device-restarts", "0"});
   ASSERT_TRUE(vm.started()) << vm.command().errors();
   const std::string net = IsRoot() ? "net1" : "net0", outside = "user" + net;
   const auto set = [&](const std::string& interface, const char* state) {
