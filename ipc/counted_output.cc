@@ -4,7 +4,9 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/sendfile.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -20,7 +22,7 @@ namespace {
 constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kFirstByte = kPageBytes;  // of the stream, in the stage
 // Never reached; no more of it takes up memory than is on its way.
-constexpr uint64_t kStageBytes = uint64_t{1} << 60;
+constexpr uint64_t kMostStageBytes = uint64_t{1} << 60;
 constexpr size_t kMostAtATime = 64 << 10;
 constexpr uint64_t kFreedAtATime = 64 << 10;
 
@@ -41,7 +43,11 @@ struct CountedOutput::Header {
 };
 
 Result<OwnFd> CountedOutput::MakeStage(const std::string& name) {
-  auto stage = MakeSealedMemory(name, kStageBytes);
+  rlimit files{};
+  if (::getrlimit(RLIMIT_FSIZE, &files) != 0) return ErrnoError(errno, "look how large a file may be");
+  // A file beyond that ends who makes it so, by a signal.
+  const uint64_t bytes = std::min<uint64_t>(files.rlim_cur / kPageBytes * kPageBytes, kMostStageBytes);
+  auto stage = MakeSealedMemory(name, std::max(bytes, kFirstByte));
   if (!stage.ok()) return stage;
   if (::lseek(stage->get(), kFirstByte, SEEK_SET) < 0) return ErrnoError(errno, "make an output's stage");
   return stage;
@@ -50,6 +56,9 @@ Result<OwnFd> CountedOutput::MakeStage(const std::string& name) {
 CountedOutput::CountedOutput(OutputStage stage)
     : stage_(std::move(stage)), taking_over_(stage_.successor && stage_.file.valid()) {
   if (!stage_.file.valid()) return;
+  struct stat status;
+  if (::fstat(stage_.file.get(), &status) != 0) ThrowErrno("look at an output's stage");
+  room_ = static_cast<uint64_t>(std::max<off_t>(status.st_size, kFirstByte)) - kFirstByte;
   void* at = ::mmap(nullptr, sizeof(Header), PROT_READ | PROT_WRITE, MAP_SHARED, stage_.file.get(), 0);
   if (at == MAP_FAILED) ThrowErrno("map an output's stage");
   header_ = static_cast<Header*>(at);
@@ -107,6 +116,7 @@ Result<size_t> CountedOutput::Write(std::span<const std::byte> bytes) {
 }
 
 Result<size_t> CountedOutput::WriteByStage(std::span<const std::byte> bytes) {
+  if (bytes.size() > room_ - std::min(room_, staged_)) return WriteError(EINVAL);
   const auto at = static_cast<off_t>(kFirstByte + staged_);
   const ssize_t put = ::pwrite(stage_.file.get(), bytes.data(), bytes.size(), at);
   if (put <= 0) return WriteError(put < 0 ? errno : ENOSPC);

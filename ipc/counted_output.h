@@ -3,7 +3,8 @@
 // place knows how many of them got out. What a system call has done shows in the position of an open file, which
 // outlives the process where somebody else has the file open: sendfile(2) from a file of memory, the stage, moves the
 // stage's by as much as it sent. A file that is only appended to takes nothing by sendfile, but has a position of its
-// own; with those of other kinds nobody knows about the last write.
+// own; with those of other kinds nobody knows about the last write, nor once the stage is used up, which is never
+// unless the size of files is limited (RLIMIT_FSIZE).
 //
 // Device thread. To a successor the stage is hostile, as its journal is: a wrong count costs output of this VM's guest.
 #pragma once
@@ -57,7 +58,8 @@ class CountedOutput {
 
   const OutputStage stage_;
   Header* header_ = nullptr;  // of the stage; null without one
-  uint64_t staged_ = 0;       // bytes that went by the stage
+  uint64_t room_ = 0;         // bytes that can go by the stage
+  uint64_t staged_ = 0;       // and that did
   uint64_t noted_ = 0;        // and by write(2)
   uint64_t freed_ = 0;        // bytes of the stage that take up no memory any more
   uint64_t written_ = 0;

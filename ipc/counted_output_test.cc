@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <pty.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <termios.h>
@@ -186,6 +187,26 @@ TEST(CountedOutput, OthersMayAppendToTheSameFile) {
   EXPECT_EQ(second.TakeOwed(10), 5u);
   EXPECT_EQ(OrThrow(second.Write(bytes("again "))), 6u);
   EXPECT_EQ(file.TakeAll(), "ours theirs more again ");
+}
+
+TEST(CountedOutput, WhereFilesMayNotBeLargeItGoesOnUncounted) {
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const rlimit small{.rlim_cur = 20'000, .rlim_max = before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  const Output pipe = MakePipe();
+  CountedOutput counted({.file = OrThrow(CountedOutput::MakeStage("output-test")), .successor = false});
+  counted.SetOutput(pipe.writer.get());
+  std::string all, got;
+  while (all.size() < 100'000) {
+    const std::string text = std::to_string(all.size()) + std::string(500, ' ');
+    ASSERT_EQ(OrThrow(counted.Write(std::as_bytes(std::span(text)))), text.size());
+    all += text;
+    got += pipe.TakeAll();
+  }
+  EXPECT_EQ(counted.written(), all.size());
+  EXPECT_TRUE(got == all);
+  EXPECT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
 }
 
 TEST(CountedOutput, WithoutAStageItIsAnyOutput) {
