@@ -21,7 +21,7 @@ namespace {
 constexpr uint32_t kExitSpinNs = 50'000;
 constexpr auto kQuiesceTime = 5 * kj::SECONDS;
 // For another process to take the place of one that died: a host that is merely busy costs the guest no device.
-constexpr uint64_t kPatienceNs = 30'000'000'000;
+constexpr uint64_t kPatienceNs = 60'000'000'000;
 // Less than the patience of who asks the broker.
 constexpr auto kInquiryTime = 1 * kj::SECONDS;
 
@@ -242,6 +242,7 @@ void VmRun::Supervise() {
   }));
   for (size_t i = 0; i < devices_.size(); ++i) WatchDevice(i);
   tasks_->add(WatchStops());
+  tasks_->add(WatchPulses());
 }
 
 void VmRun::WatchDevice(size_t index) {

@@ -134,6 +134,7 @@ class VmRun {
     kj::Promise<void> replacement = nullptr;
     bool upgrading = false;
     kj::Own<kj::PromiseFulfiller<void>> end_awaited;  // by an upgrade; null: it is not
+    unsigned pulses_missed = 0;  // how many times it should have been asked in a row, with the first still unanswered
   };
 
   DeviceProcess& Named(const std::string& name, bool DevicePlan::*is_one, const char* what);
@@ -157,6 +158,10 @@ class VmRun {
   void DeviceGoesOn(size_t index, control::Device::Client device);
   void RunnerGoesOn(control::Runner::Client runner);
   void EndThoseThatDoNotGoOn();
+  // vm_run_pulse.cc.
+  kj::Promise<void> WatchPulses();
+  void TakePulse(size_t index);
+  void Hangs(size_t index);
   // vm_run_dirty.cc.
   struct WriteLog {
     uint64_t id = 0;

@@ -12,7 +12,7 @@ namespace {
 
 using Replacement = DevicePlan::Replacement;
 
-// Far longer than it takes; less than a vCPU's patience.
+// Far longer than it takes; less than half of a vCPU's patience, so that on a host which starves there is another try.
 constexpr auto kTakeOverTime = 25 * kj::SECONDS;
 
 double Milliseconds(int64_t ns) { return static_cast<double>(ns) / 1e6; }
@@ -69,17 +69,21 @@ void VmRun::DeviceEnded(size_t index, const std::string& how) {
           .eagerlyEvaluate(nullptr);
 }
 
-// One that is gone is followed by the next, as its end says.
+// One that is gone, or too slow, is followed by the next, as its end says.
 void VmRun::SuccessorFailed(size_t index, const kj::Exception& error) {
   // Also of a device that has been given up meanwhile.
   devices_[index].child->Kill();
   if (error.getType() == kj::Exception::Type::DISCONNECTED) return;
+  if (error.getType() == kj::Exception::Type::OVERLOADED) {
+    devices_[index].cause = devices_[index].plan->name + " did not get ready in time";
+    return;
+  }
   GiveUp(index, devices_[index].plan->name + " cannot be replaced: " + PlainLine(ReasonOf(error)));
 }
 
 kj::Promise<void> VmRun::StartSuccessor(size_t index, bool anew) {
   auto late = io_.provider->getTimer().afterDelay(kTakeOverTime).then([]() -> kj::Promise<void> {
-    return Failure("it did not get ready in time");
+    return KJ_EXCEPTION(OVERLOADED, "it did not get ready in time");
   });
   return devices_[index]
       .plan->OpenSources()
@@ -89,6 +93,7 @@ kj::Promise<void> VmRun::StartSuccessor(size_t index, bool anew) {
         auto ready = kj::newPromiseAndFulfiller<void>();
         process.successor_ready = kj::mv(ready.fulfiller);
         ++process.generation;
+        process.pulses_missed = 0;
         born.reports_violations = process.child->reports_violations();
         process.child =
             std::make_unique<Child>(io_, std::move(born), settings_.name, process.plan->name, MakeHost(index));

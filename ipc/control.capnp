@@ -189,6 +189,9 @@ interface Device {
   takeOver @11 () -> ();               # of a successor, once, after load: takes over what its journal holds. Fails with
                                        # one line if that cannot be used
   followLog @12 () -> ();              # its dirty log was switched: has the kernel, where that writes in its place, do the same
+  pulse @13 () -> (open :UInt32);      # asks each thread for a sign of life. How many times in a row this has been asked
+                                       # while the question before was open; of the thread that is the worst. No
+                                       # thread is waited for
 }
 
 struct RunnerGrants {

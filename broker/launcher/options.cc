@@ -146,7 +146,10 @@ void AddRunOptions(CLI::App& app, RunOptions& run, Raw& raw) {
                  "how often within a minute another process may take the place of one device's that died or hung, "
                  "before the device is given up; the same of the broker, with which the VM ends then (default 10)")
       ->type_name("N");
-  app.add_option("--exit-deadline", run.exit_deadline_ms, "milliseconds a vCPU waits for a device (default 5000)")
+  app.add_option(
+         "--exit-deadline", run.exit_deadline_ms,
+         "milliseconds a vCPU waits for a device, and how often one that nobody waits for is asked whether it still "
+         "lives (default 5000)")
       ->type_name("N");
   app.add_option("--limit", raw.limits,
                  "what all of the VM's processes may use, any of memory=SIZE, cpu=2 or cpu=150%, pids=N, "

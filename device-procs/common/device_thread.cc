@@ -41,8 +41,15 @@ void DeviceThread::Call(const std::function<void()>& work) {
   done.get_future().wait();
 }
 
+unsigned DeviceThread::AskPulse() {
+  const unsigned open = pulse_.Ask();
+  SignalEventFd(mail_.get());
+  return open;
+}
+
 void DeviceThread::RunMailbox() {
   DrainEventFd(mail_.get());
+  pulse_.Answer();
   std::vector<std::function<void()>> letters;
   {
     std::lock_guard lock(mutex_);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "device-procs/common/event_loop.h"
+#include "device-procs/common/pulse.h"
 
 namespace bulkhead::device {
 
@@ -22,6 +23,8 @@ class DeviceThread {
   void Start();
   // Runs `work` on the thread and returns when it is done. Another thread, which this one never waits for.
   void Call(const std::function<void()>& work);
+  // Asks it for a sign of life; see Pulse. One thread always, which does not wait.
+  unsigned AskPulse();
 
  private:
   void RunMailbox();
@@ -29,6 +32,7 @@ class DeviceThread {
   EventLoop& loop_;
   const std::string name_;
   OwnFd mail_;
+  Pulse pulse_;
   std::mutex mutex_;
   std::vector<std::function<void()>> mailbox_;
   std::thread thread_;

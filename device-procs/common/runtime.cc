@@ -6,6 +6,8 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
+
 #include "device-procs/common/device_thread.h"
 #include "device-procs/common/exit_server.h"
 #include "ipc/broker_link.h"
@@ -73,6 +75,10 @@ class DeviceServer final : public control::Device::Server {
   }
   kj::Promise<void> followLog(FollowLogContext) override {
     thread_.Call([&] { device_.FollowLog(); });
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> pulse(PulseContext context) override {
+    context.getResults().setOpen(std::max(thread_.AskPulse(), device_.AskPulse()));
     return kj::READY_NOW;
   }
   kj::Promise<void> takeOver(TakeOverContext) override {

@@ -37,6 +37,7 @@ class VirtioPci final : public DeviceModel, public VirtioTransport {
   control::LinkState SetLink(bool up) override { return device_->SetLink(up); }
   void ReportNet(control::NetReport::Builder report) const override { device_->ReportNet(report); }
   void FollowLog() override { device_->FollowLog(); }
+  unsigned AskPulse() override { return device_->AskPulse(); }
   void Pause() override;
   void Resume() override;
   void Save(capnp::AnyPointer::Builder state) const override;

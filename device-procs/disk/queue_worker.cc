@@ -116,7 +116,7 @@ class QueueWorker::Engine {
     for (const auto& queue : queues_) queue->kicks.Arm();
   }
 
-  // One round: waits for something to do, unless the last round left something. True: there is a new command.
+  // One round: waits for something to do, unless the last round left something. True: there may be a new command.
   bool Round() {
     const bool sleep = !look_again_ && !Spin() && !EnableKicks();
     ExitUnless(ring_.SubmitAndReap(sleep));
@@ -290,6 +290,12 @@ void QueueWorker::WaitStopped() {
   changed_.wait(lock, [this] { return carried_out_ == commanded_; });
 }
 
+unsigned QueueWorker::AskPulse() {
+  const unsigned open = pulse_.Ask();
+  SignalEventFd(command_event_.get());
+  return open;
+}
+
 void* QueueWorker::Enter(void* argument) {
   auto* worker = static_cast<QueueWorker*>(argument);
   std::exception_ptr failure;
@@ -318,12 +324,15 @@ void QueueWorker::Run() {
   uint64_t number = 0;
   while (command != Command::kExit) {
     if (engine_->Round()) {
+      pulse_.Answer();
       std::unique_lock lock(mutex_);
-      command = command_;
-      number = commanded_;
-      auto sessions = std::exchange(sessions_, {});
-      lock.unlock();
-      engine_->Take(command, std::move(sessions));
+      // Else it was woken for that sign of life only.
+      if (number != std::exchange(number, commanded_)) {
+        command = command_;
+        auto sessions = std::exchange(sessions_, {});
+        lock.unlock();
+        engine_->Take(command, std::move(sessions));
+      }
     }
     engine_->ServeQueues();
     if (!engine_->CarriedOut()) continue;

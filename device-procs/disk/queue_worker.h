@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "device-procs/common/pulse.h"
 #include "device-procs/disk/queue_server.h"
 
 namespace bulkhead::device {
@@ -51,6 +52,8 @@ class QueueWorker {
   // not touched.
   void RequestStop(Stop how);
   void WaitStopped();
+  // Asks the thread for a sign of life; see Pulse. Main thread; does not wait.
+  unsigned AskPulse();
 
  private:
   enum class Command { kNone, kOpen, kServe, kSettle, kAbandon, kExit };
@@ -67,6 +70,7 @@ class QueueWorker {
   BlockImage& image_;
   const QueueWorkerParts parts_;
   OwnFd command_event_;
+  Pulse pulse_;
   pthread_t thread_{};
 
   std::mutex mutex_;

@@ -156,6 +156,12 @@ void VirtioBlk::Resume() {
   StartWorkers();
 }
 
+unsigned VirtioBlk::AskPulse() {
+  unsigned open = 0;
+  for (const auto& worker : workers_) open = std::max(open, worker->AskPulse());
+  return open;
+}
+
 void VirtioBlk::StartWorkers() {
   if (paused_ || serving_ || transport_ == nullptr) return;
   serving_ = true;

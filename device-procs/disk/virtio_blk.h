@@ -45,6 +45,7 @@ class VirtioBlk final : public VirtioDevice {
   // Opens the image; its geometry, and with it features and configuration, are known from then on.
   Result<void> ReadInput() override;
   void SetThrottle(control::DiskThrottle::Reader limits) override;
+  unsigned AskPulse() override;
   void Pause() override;
   void Resume() override;
   void SaveDevice(capnp::AnyPointer::Builder state) const override;

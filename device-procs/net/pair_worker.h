@@ -40,6 +40,7 @@ class PairWorker final : public QueuePair, private Poller {
   void SetLink(bool up) override;
   void SetCoalescing(const CoalesceLimits& receive, const CoalesceLimits& transmit) override;
   void SetFilter(const ReceiveFilter& filter) override;
+  unsigned AskPulse() override { return thread_.AskPulse(); }
 
   const NetCounters* received() const override { return &receiver_.counters(); }
   const NetCounters* sent() const override { return &transmitter_.counters(); }

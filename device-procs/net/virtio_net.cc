@@ -302,6 +302,12 @@ control::LinkState VirtioNet::SetLink(bool up) {
   return Link();
 }
 
+unsigned VirtioNet::AskPulse() {
+  unsigned open = 0;
+  for (const auto& worker : workers_) open = std::max(open, worker->AskPulse());
+  return open;
+}
+
 void VirtioNet::FollowLog() {
   for (const auto& worker : workers_) worker->FollowLog();
 }

@@ -53,6 +53,7 @@ class VirtioNet final : public VirtioDevice {
   void LoseOutside() override;
   control::LinkState SetLink(bool up) override;
   void FollowLog() override;
+  unsigned AskPulse() override;
   void ReportNet(control::NetReport::Builder report) const override;
   void Pause() override;
   void Resume() override;

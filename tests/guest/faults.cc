@@ -18,8 +18,6 @@ namespace bulkhead::test {
 namespace {
 
 constexpr char kBroker[] = "broker";
-// Its clock is read, and a vCPU waits for that. What is only written to, as the others are, has no deadline.
-constexpr char kAsked[] = "chipset";
 
 bool Runs(const std::string& vm) { return ProcessOf(vm, "vcpu-runner") > 0; }
 
@@ -47,7 +45,7 @@ class Chaos {
   Chaos(std::string vm, unsigned seed, std::vector<std::string> files)
       : vm_(std::move(vm)),
         files_(std::move(files)),
-        faults_(vm_, seed, [this](const auto& holds) { return Wait(holds); }, {kAsked}) {}
+        faults_(vm_, seed, [this](const auto& holds) { return Wait(holds); }) {}
 
   // False if the VM does not go on.
   bool Run(unsigned count) {

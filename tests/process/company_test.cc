@@ -39,7 +39,7 @@ TEST_P(BesideALiar, OthersGoOn) {
   vm.ExpectConsoleComplete();
 }
 
-INSTANTIATE_TEST_SUITE_P(Lies, BesideALiar, testing::Values("length"));
+INSTANTIATE_TEST_SUITE_P(Lies, BesideALiar, testing::Values("length", "storm", "endless_flood", "forward"));
 
 TEST(TapGone, TheLinkGoesDownAndTheVmGoesOn) {
   if (!TapNetwork::Possible()) GTEST_SKIP() << "only root can make a tap, where there is /dev/net/tun";

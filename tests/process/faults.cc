@@ -41,22 +41,20 @@ std::string Percentiles(std::vector<double> values) {
 
 }  // namespace
 
-Faults::Faults(std::string vm, unsigned seed, Wait wait, std::set<std::string> asked)
-    : vm_(std::move(vm)), random_(seed), wait_(std::move(wait)), asked_(std::move(asked)) {}
+Faults::Faults(std::string vm, unsigned seed, Wait wait) : vm_(std::move(vm)), random_(seed), wait_(std::move(wait)) {}
 
-Faults::Kind Faults::Choose(const std::string& device, bool may_hold) {
+Faults::Kind Faults::Choose(bool may_hold) {
   // Of sixteen. What may not be is a kill.
   static constexpr std::array<Kind, 8> kRare{kOutOfMemory, kOutOfMemory, kHeld,  kHeldTooLong,
                                              kStopped,     kStopped,     kLetGo, kLetGo};
   const size_t drawn = random_() % 16;
   const Kind kind = drawn < kRare.size() ? kRare[drawn] : kKilled;
-  if (kind == kHeldTooLong && may_hold) return asked_.contains(device) ? kind : kHeld;
   return may_hold || (kind != kOutOfMemory && kind != kHeld && kind != kHeldTooLong) ? kind : kKilled;
 }
 
 bool Faults::Do(const std::string& device, pid_t pid) {
   const auto cgroup = ProcessCgroup::Of(pid);
-  const Kind kind = Choose(device, cgroup.has_value());
+  const Kind kind = Choose(cgroup.has_value());
   const useconds_t moment_us = random_() % kMostMomentUs;
   switch (kind) {
     case kOutOfMemory:

@@ -9,7 +9,6 @@
 #include <functional>
 #include <map>
 #include <random>
-#include <set>
 #include <string>
 
 namespace bulkhead::test {
@@ -18,9 +17,7 @@ class Faults {
  public:
   // Waits for what it is given; false if that does not come.
   using Wait = std::function<bool(const std::function<bool()>&)>;
-  // `asked` are the devices that the guest asks something all the time, and waits for the answer: one that is held for
-  // longer than the VM's deadline is replaced.
-  Faults(std::string vm, unsigned seed, Wait wait, std::set<std::string> asked = {});
+  Faults(std::string vm, unsigned seed, Wait wait);
 
   // A fault by chance, of the process that serves this device, if there is one. Whether another one has to come.
   bool Do(const std::string& device, pid_t pid);
@@ -37,14 +34,13 @@ class Faults {
   static constexpr std::array<const char*, kKinds> kNames{"killed", "stopped",       "stopped and let go",
                                                           "held",   "held too long", "out of memory"};
   // By chance, of those that may be.
-  Kind Choose(const std::string& device, bool may_hold);
+  Kind Choose(bool may_hold);
   bool HoldTooLong(const std::string& device, pid_t pid);
   bool Count(const std::string& process, Kind kind, bool done);
 
   const std::string vm_;
   std::mt19937 random_;
   const Wait wait_;
-  const std::set<std::string> asked_;
   std::map<std::string, std::array<unsigned, kKinds>> counts_;
 };
 

@@ -138,6 +138,29 @@ TEST(Recovery, OneThatAnswersTooLateIsReplaced) {
   vm.ExpectConsoleComplete();
 }
 
+// No vCPU waits for these, or for as long as the guest gets by without them.
+TEST(Recovery, OneThatHangsUnnoticedByTheGuestIsReplaced) {
+  EnduringVm vm({.more = {"--exit-deadline", "500", "--device-restarts", "1000000"}});
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  bool by_pulse = false;
+  for (const std::string& device : vm.devices()) {
+    const pid_t before = ProcessOf(vm.name(), device);
+    const auto cgroup = ProcessCgroup::Of(before);
+    if (!cgroup) GTEST_SKIP() << "holding a process without a signal takes root and cgroup v2";
+    ASSERT_TRUE(cgroup->Hold()) << device;
+    EXPECT_TRUE(vm.command().WaitUntil([&] { return ProcessOf(vm.name(), device) != before; })) << device << "\n"
+                                                                                                << vm.said();
+    cgroup->LetGo();
+    EXPECT_TRUE(vm.Replaced(device, before)) << device;
+    EXPECT_TRUE(vm.GoesOn()) << device << "\n" << vm.said();
+    by_pulse = by_pulse || vm.command().errors().find(device + " hangs: it has given no sign of life for 1000 ms") !=
+                               std::string::npos;
+  }
+  EXPECT_TRUE(by_pulse) << vm.command().errors();
+  vm.Stop();
+  vm.ExpectConsoleComplete();
+}
+
 TEST(Recovery, OneThatRunsOutOfMemoryIsReplaced) {
   EnduringVm vm;
   ASSERT_TRUE(vm.started()) << vm.command().errors();
@@ -184,13 +207,16 @@ void DieManyTimes(EnduringVm& vm) {
   std::printf("%s", faults.Table(vm.command().errors()).c_str());
 }
 
+// Those that hang are found soon.
+const std::vector<std::string> kChaosWords{"--device-restarts", "1000000", "--exit-deadline", "2000"};
+
 TEST(Recovery, ManyDeathsUnderLoad) {
-  EnduringVm vm;
+  EnduringVm vm({.more = kChaosWords});
   DieManyTimes(vm);
 }
 
 TEST(Recovery, ManyDeathsUnderLoadOnAnImageWithTables) {
-  EnduringVm vm({.disk = Disk::kQcow2});
+  EnduringVm vm({.more = kChaosWords, .disk = Disk::kQcow2});
   DieManyTimes(vm);
   const Finished checked = RunBulkhead({"img", "check", vm.top()});
   constexpr int kLeaks = 3;
