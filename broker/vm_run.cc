@@ -539,6 +539,7 @@ void VmRun::FillDeviceGrants(size_t index, control::DeviceGrants::Builder out) {
   }
   auto stages = out.initStages(static_cast<unsigned>(process.stages.size()));
   for (unsigned i = 0; i < stages.size(); ++i) stages.set(i, ShareFile(process.stages[i].get()));
+  out.setPulse(ShareFile(process.wiring->pulse().answering.get()));
   out.initSandbox().setReportViolations(process.child->reports_violations());
   if (!process.journal.valid()) return;
   out.setJournal(ShareFile(process.journal.get()));

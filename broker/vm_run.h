@@ -134,7 +134,8 @@ class VmRun {
     kj::Promise<void> replacement = nullptr;
     bool upgrading = false;
     kj::Own<kj::PromiseFulfiller<void>> end_awaited;  // by an upgrade; null: it is not
-    unsigned pulses_missed = 0;  // how many times it should have been asked in a row, with the first still unanswered
+    bool asked = false;                               // for a sign of life
+    unsigned pulses_missed = 0;                       // how often it should have been asked again since then
   };
 
   DeviceProcess& Named(const std::string& name, bool DevicePlan::*is_one, const char* what);
@@ -160,7 +161,7 @@ class VmRun {
   void EndThoseThatDoNotGoOn();
   // vm_run_pulse.cc.
   kj::Promise<void> WatchPulses();
-  void TakePulse(size_t index);
+  void TakePulse(size_t index, bool guest_idles);
   void Hangs(size_t index);
   // vm_run_dirty.cc.
   struct WriteLog {
@@ -214,6 +215,7 @@ class VmRun {
   bool serving_ = false;      // the devices have been resumed, and not been paused
   bool settled_ = true;       // neither is under way, and no upgrade
   std::set<size_t> awaited_;  // processes, by the spawner's number, that have yet to go on with this broker
+  std::optional<int64_t> runner_used_ns_;  // of processors, when it was last time to ask for signs of life
   bool has_landlock_ = true;
   std::optional<DirtyLogs> dirty_logs_;  // none: the processes are of a version that does not log
   std::unique_ptr<WriteLog> write_log_;

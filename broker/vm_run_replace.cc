@@ -93,7 +93,7 @@ kj::Promise<void> VmRun::StartSuccessor(size_t index, bool anew) {
         auto ready = kj::newPromiseAndFulfiller<void>();
         process.successor_ready = kj::mv(ready.fulfiller);
         ++process.generation;
-        process.pulses_missed = 0;
+        process.asked = false;
         born.reports_violations = process.child->reports_violations();
         process.child =
             std::make_unique<Child>(io_, std::move(born), settings_.name, process.plan->name, MakeHost(index));

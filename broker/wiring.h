@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernel objects that join a device process to the runner for one boot: exit channel, doorbell, kicks, interrupts,
-// lines. Made from a plan by the broker, handed to both ends. Main thread.
+// lines; and to the broker: the line for signs of life. Made from a plan by the broker, handed to the ends. Main
+// thread.
 #pragma once
 
 #include <functional>
@@ -9,6 +10,7 @@
 #include "broker/device_plan.h"
 #include "broker/kept_fds.h"
 #include "ipc/control.capnp.h"
+#include "ipc/pulse_line.h"
 
 namespace bulkhead::broker {
 
@@ -18,8 +20,9 @@ class Wiring {
   // One that another broker has made of the same plan; takes from `kept` what AddTo adds. Throws FatalError.
   Wiring(const DevicePlan& plan, KeptFds& kept);
 
-  // What both ends are told.
+  // What both the process and the runner are told.
   void Describe(control::DeviceWiring::Builder out) const;
+  const PulseLine& pulse() const { return pulse_; }
   void AddTo(std::vector<int>& fds) const;
 
  private:
@@ -40,6 +43,7 @@ class Wiring {
   OwnFd doorbell_;
   std::vector<Function> functions_;
   std::vector<Line> lines_;
+  PulseLine pulse_;
 };
 
 }  // namespace bulkhead::broker

@@ -128,6 +128,7 @@ struct DeviceGrants {
   journal @8 :File;            # ipc/journal.h; null: nobody takes the place of this process when it dies
   successor @9 :Bool;          # the journal is that of a process which has died, and whose place this one takes
   stages @10 :List(File);      # ipc/counted_output.h: of each stream that the process writes, as its kind defines
+  pulse @11 :File;             # its end of an ipc/pulse_line.h; null: nobody asks
 }
 
 struct DiskThrottle {
@@ -189,9 +190,6 @@ interface Device {
   takeOver @11 () -> ();               # of a successor, once, after load: takes over what its journal holds. Fails with
                                        # one line if that cannot be used
   followLog @12 () -> ();              # its dirty log was switched: has the kernel, where that writes in its place, do the same
-  pulse @13 () -> (open :UInt32);      # asks each thread for a sign of life. How many times in a row this has been asked
-                                       # while the question before was open; of the thread that is the worst. No
-                                       # thread is waited for
 }
 
 struct RunnerGrants {

@@ -26,8 +26,10 @@ constexpr uint64_t kMapUsers = uint64_t{1} << CAP_SETUID | uint64_t{1} << CAP_SE
 const std::vector<FdBound> kEveryChild = {
     {FdKind::kNull, 2}, {FdKind::kPipe, 1}, {FdKind::kSocket, 2}, {FdKind::kEpoll, 1}, {FdKind::kSignalfd, 1},
 };
-// The device thread's event loop and the exit ring. Each grant may still be held by the message it came with.
-const std::vector<FdBound> kEveryDevice = {{FdKind::kEpoll, 1}, {FdKind::kExitRing, 1}, {FdKind::kJournal, 1}};
+// The device thread's event loop, the exit ring, the line for signs of life. Each grant may still be held by the
+// message it came with.
+const std::vector<FdBound> kEveryDevice = {
+    {FdKind::kEpoll, 1}, {FdKind::kExitRing, 1}, {FdKind::kJournal, 1}, {FdKind::kSocket, 2}};
 // Guest memory, and the log of what is written there.
 const std::vector<FdBound> kMemoryUser = {{FdKind::kGuestMemory, 1}, {FdKind::kDirtyLog, 1}};
 // The outside of a console: a file, a terminal, a connection or a pipe, for input and for output.
@@ -79,7 +81,7 @@ const std::vector<Expectation>& Table() {
        .files = kAnyNumber,  // the launcher's standard output, the programs, and that of user ids
        // And of each process its own end of what leads there, and what is kept for another broker.
        .bounds = {{FdKind::kNull, 3},
-                  {FdKind::kSocket, 6, 3},  // the launcher's standard output may be one, and consoles' connections are
+                  {FdKind::kSocket, 6, 5},  // the launcher's standard output may be one, and consoles' connections are
                   {FdKind::kPipe, 4, 1},
                   {FdKind::kTerminal, 3},
                   {FdKind::kFile, 6, 2},

@@ -248,11 +248,11 @@ const Change kChanges[] = {
        p.descriptors->insert(p.descriptors->end(), 3, {20, FdKind::kKvmVcpu, "kvm-vcpu"});
      },
      "vCPU"},
-    {"ThirdSocket", 4,
+    {"FifthSocket", 4,
      [](auto& p) {
-       p.descriptors->push_back({20, FdKind::kSocket, "socket:[9]"});
+       for (const int fd : {20, 21, 22}) p.descriptors->push_back({fd, FdKind::kSocket, "socket:[9]"});
      },
-     "socket:[9]"},
+     "5 of kind socket"},
     {"SecondImage", 3,
      [](auto& p) {
        p.descriptors->push_back({20, FdKind::kFile, "/images/b.img"});

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the runtime of a device process asks of the device in it. All calls but AskPulse come on the device thread, one
-// at a time, so a device needs no locks of its own (one that starts queue threads synchronizes with those itself).
-// Regions, offsets, widths and values come from the guest through the runner, and from a runner that the guest may own:
+// What the runtime of a device process asks of the device in it. All calls come on the device thread, one at a time,
+// so a device needs no locks of its own (one that starts queue threads synchronizes with those itself). Regions,
+// offsets, widths and values come from the guest through the runner, and from a runner that the guest may own:
 // hostile. A bad access reads all ones and writes nothing; it never aborts the process.
 #pragma once
 
@@ -81,8 +81,8 @@ class DeviceModel {
   // The dirty log was switched on or off: for the kernel, where that writes to guest memory by itself.
   virtual void FollowLog() {}
 
-  // Asks each thread that the device has beside the device thread for a sign of life (pulse.h). On the main thread, at
-  // any time: the device thread may be one that gives none.
+  // Asks each thread that the device has beside this one for a sign of life, and waits for none; as Pulse of the one
+  // that is the slowest (pulse.h).
   virtual unsigned AskPulse() { return 0; }
 };
 

@@ -6,13 +6,12 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
-#include <algorithm>
-
 #include "device-procs/common/device_thread.h"
 #include "device-procs/common/exit_server.h"
 #include "ipc/broker_link.h"
 #include "ipc/child.h"
 #include "ipc/mailbox.h"
+#include "ipc/pulse_line.h"
 #include "ipc/rpc.h"
 #include "ipc/start_up_memory.h"
 
@@ -75,10 +74,6 @@ class DeviceServer final : public control::Device::Server {
   }
   kj::Promise<void> followLog(FollowLogContext) override {
     thread_.Call([&] { device_.FollowLog(); });
-    return kj::READY_NOW;
-  }
-  kj::Promise<void> pulse(PulseContext context) override {
-    context.getResults().setOpen(std::max(thread_.AskPulse(), device_.AskPulse()));
     return kj::READY_NOW;
   }
   kj::Promise<void> takeOver(TakeOverContext) override {
@@ -195,6 +190,12 @@ void Serve(const DeviceKind& kind, kj::AsyncIoContext& io, ChildSandbox& sandbox
     for (auto region : wiring.getRegions()) region_sizes.push_back(region.getSize());
     server.emplace(channel, *device, recorder, std::move(region_sizes), grants.getSpinNs(), EndBroken);
     loop.SetPoller(&*server);
+  }
+  OwnFd pulse;
+  if (grants.hasPulse()) {
+    pulse = TakeFile(grants.getPulse(), io.waitScope);
+    // Edge-triggered, so that an end of it wakes nobody for good.
+    loop.Watch(pulse.get(), EPOLLIN | EPOLLET, [&] { AnswerPulse(pulse, device->AskPulse()); });
   }
   DeviceThread thread(loop);
   thread.Start();

@@ -75,7 +75,7 @@ class VirtioDevice {
   virtual control::LinkState SetLink(bool /*up*/) { return control::LinkState::DOWN; }
   virtual void ReportNet(control::NetReport::Builder /*report*/) const {}
   virtual void FollowLog() {}
-  virtual unsigned AskPulse() { return 0; }  // main thread
+  virtual unsigned AskPulse() { return 0; }
 
   // State of its own, beside the transport's; while paused.
   virtual void SaveDevice(capnp::AnyPointer::Builder /*state*/) const {}

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The thread of one or more queues, with its io_uring and its one channel to the image: it sleeps in the ring only,
-// woken by kicks, completions and its commands. Made before lock-down; OpenChannel, Start, RequestStop and WaitStopped
-// on the device thread.
+// woken by kicks, completions and its commands. Made before lock-down; the rest is called on the device thread.
 #pragma once
 
 #include <pthread.h>
@@ -52,7 +51,7 @@ class QueueWorker {
   // not touched.
   void RequestStop(Stop how);
   void WaitStopped();
-  // Asks the thread for a sign of life; see Pulse. Main thread; does not wait.
+  // Asks the thread for a sign of life; see Pulse. Does not wait.
   unsigned AskPulse();
 
  private:

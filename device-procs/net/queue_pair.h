@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whoever carries the packets of one pair of queues: a thread of this process (pair_worker.h) or the kernel
-// (vhost_pair.h). Made on the main thread before lock-down; all calls but AskPulse come from the device thread.
+// (vhost_pair.h). Made on the main thread before lock-down; all calls come from the device thread.
 #pragma once
 
 #include "device-procs/common/virtio_device.h"
@@ -25,7 +25,7 @@ class QueuePair {
   virtual void InterruptsChanged() {}
   // The dirty log was switched.
   virtual void FollowLog() {}
-  // Asks its thread, if it has one, for a sign of life (pulse.h). Main thread.
+  // Asks its thread, if it has one, for a sign of life (pulse.h).
   virtual unsigned AskPulse() { return 0; }
 
   // Null where nobody counts.

@@ -69,6 +69,7 @@ class DeviceProcess {
   bool AwaitInterrupt(size_t vector);
   // Whether there was one.
   bool HasInterrupt(size_t vector) { return DrainEventFd(interrupts_.at(vector).get()) != 0; }
+  const PulseLine& pulse() const { return wiring_->pulse(); }
   control::Device::Client& device() { return *device_; }
   kj::WaitScope& wait() { return io_.waitScope; }
   // How the process ended; waits for it.

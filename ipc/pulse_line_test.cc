@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ipc/pulse_line.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <unistd.h>
+
+namespace bulkhead {
+namespace {
+
+TEST(PulseLineTest, OneAnswerToAllQuestions) {
+  const PulseLine line = PulseLine::Make();
+  EXPECT_FALSE(line.TakeAnswer());
+  line.Ask();
+  line.Ask();
+  pollfd question{line.answering.get(), POLLIN, 0};
+  EXPECT_EQ(::poll(&question, 1, 0), 1);
+  AnswerPulse(line.answering, 3);
+  EXPECT_EQ(::poll(&question, 1, 0), 0);
+  EXPECT_EQ(line.TakeAnswer(), 3u);
+  EXPECT_FALSE(line.TakeAnswer());
+}
+
+TEST(PulseLineTest, ThePeerCannotMakeTheBrokerWait) {
+  const PulseLine line = PulseLine::Make();
+  // Flags are those of the socket, which both holders have where the broker keeps the end for a successor.
+  for (const OwnFd* end : {&line.asking, &line.answering}) ASSERT_EQ(::fcntl(end->get(), F_SETFL, 0), 0);
+  EXPECT_FALSE(line.TakeAnswer());
+  for (int i = 0; i < 10'000; ++i) line.Ask();
+}
+
+TEST(PulseLineTest, AFloodIsReadInPieces) {
+  const PulseLine line = PulseLine::Make();
+  const uint32_t answer = 0;
+  int sent = 0;
+  while (::write(line.answering.get(), &answer, sizeof answer) > 0) ++sent;
+  ASSERT_GT(sent, 100);
+  int pieces = 0;
+  while (line.TakeAnswer()) ++pieces;
+  EXPECT_GT(pieces, sent / 20);
+}
+
+TEST(PulseLineTest, WhatIsNoAnswerIsNone) {
+  const PulseLine line = PulseLine::Make();
+  ASSERT_EQ(::write(line.answering.get(), "a", 1), 1);
+  EXPECT_FALSE(line.TakeAnswer());
+  const char longer[100] = {};
+  ASSERT_EQ(::write(line.answering.get(), longer, sizeof longer), 100);
+  EXPECT_EQ(line.TakeAnswer(), 0u);
+}
+
+}  // namespace
+}  // namespace bulkhead
