@@ -31,10 +31,11 @@ class TcpGuest:
                 with held_signals():
                     server.terminate()
 
-    def run(self, who, wire):
-        """For each way bytes per second, and the device side's CPU seconds for each byte."""
+    def run(self, who, wire, logs=False):
+        """For each way bytes per second, and the device side's CPU seconds for each byte; with `logs` while the guest's
+        writes to memory are logged."""
         command = self.guest.load_command("q35" if who == "qemu" else who, interface(who, wire, PORT),
                                           f"tcp,{HOST},{PORT},{self.seconds}")
         with self._host(wire):
             return {way: (count / seconds, cpu / count)
-                    for way, (count, seconds, cpu) in self.guest.run_loads(command, WAYS).items()}
+                    for way, (count, seconds, cpu) in self.guest.run_loads(command, WAYS, logs).items()}

@@ -10,6 +10,7 @@ import subprocess
 from commands import Commands, Guest
 from payload_guest import DeviceMeter, cgroup_for
 from vm import ROOT, Vm, held_signals, processes_of
+from write_log import logged, qmp_words
 
 MEMORY_MIB = 256
 PATIENCE_S = 240
@@ -68,14 +69,19 @@ class StockGuest:
                 with held_signals():
                     vm.end(0.1)
 
-    def run_loads(self, command, names):
+    def run_loads(self, command, names, logs=False):
         """By the loads' names what the guest says of each, an amount and seconds, and the device side's CPU seconds
-        meanwhile."""
-        taken, meter = {}, None
-        with self.running(command) as vm:
+        meanwhile; with `logs` while its writes to memory are logged."""
+        taken, meter, qmp = {}, None, self.commands.path("qmp")
+        if logs and command[0] != self.commands.program:
+            command = [*command, *qmp_words(qmp)]
+        with self.running(command) as vm, contextlib.ExitStack() as beside:
             for name in names:
                 vm.wait_for(re.compile(f"next {name}\\r?\\n|exit status".encode()), PATIENCE_S)
-                meter = meter or DeviceMeter(vm.pid)
+                if meter is None:
+                    meter = DeviceMeter(vm.pid)
+                    if logs:
+                        beside.enter_context(logged(command, qmp))
                 processes, before = processes_of(vm.pid), meter.read()
                 over = re.compile(rf"over {name} (\d+) ([0-9.]+)\r?\n|exit status".encode())
                 vm.wait_for(over, PATIENCE_S)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """fio in a stock guest on a raw virtio-blk disk (loads.fio), past both page caches, and the CPU time of the device side for
-each request. QEMU's disk has an iothread and io_uring. The limit is fio with the same loads on the same image without a
-guest."""
+each request; the same while what the guest and its devices write to memory is logged (write_log.py). QEMU's disk has an
+iothread and io_uring. The limit is fio with the same loads on the same image without a guest."""
 import os
 import subprocess
 
@@ -24,7 +24,9 @@ SECONDS = 2  # of each load
 def figures_of(key):
     title = f"fio: {LOADS[key][0]}"
     return (Figure(key, title, "/s", more_is_better=True, target=lambda medians: medians["qemu"]),
-            Figure(f"{key}-cpu", f"{title}: CPU time of each", "µs", target=lambda medians: medians["qemu"]))
+            Figure(f"{key}-cpu", f"{title}: CPU time of each", "µs", target=lambda medians: medians["qemu"]),
+            Figure(f"{key}-logged", f"{title}, dirty logging on", "/s", more_is_better=True,
+                   target=lambda medians: medians["qemu"]))
 
 
 class Fio(Row):
@@ -46,12 +48,15 @@ class Fio(Row):
             taken[key] = requests / seconds
             if cpu is not None:
                 taken[f"{key}-cpu"] = cpu / requests * 1e6
+        if side != LIMIT:
+            for key, (kib, seconds, _) in self._in_guest(side, logs=True).items():
+                taken[f"{key}-logged"] = kib / LOADS[key][1] / seconds
         return taken
 
-    def _in_guest(self, side):
+    def _in_guest(self, side, logs=False):
         command = self.guest.load_command("q35" if side == "qemu" else side, disk(side, self.image, "raw"),
                                           f"fio,{SECONDS},{','.join(LOADS)}")
-        return self.guest.run_loads(command, LOADS)
+        return self.guest.run_loads(command, LOADS, logs)
 
     def _on_image(self):
         """As run_loads says it of a guest."""
