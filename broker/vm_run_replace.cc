@@ -74,7 +74,7 @@ void VmRun::SuccessorFailed(size_t index, const kj::Exception& error) {
   // Also of a device that has been given up meanwhile.
   devices_[index].child->Kill();
   if (error.getType() == kj::Exception::Type::DISCONNECTED) return;
-  if (error.getType() == kj::Exception::Type::OVERLOADED) {
+  if (error.getType() == kj::Exception::Type::OVERLOADED && !devices_[index].child->ended()) {
     devices_[index].cause = devices_[index].plan->name + " did not get ready in time";
     return;
   }

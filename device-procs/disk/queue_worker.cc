@@ -327,7 +327,8 @@ void QueueWorker::Run() {
       pulse_.Answer();
       std::unique_lock lock(mutex_);
       // Else it was woken for that sign of life only.
-      if (number != std::exchange(number, commanded_)) {
+      if (number != commanded_) {
+        number = commanded_;
         command = command_;
         auto sessions = std::exchange(sessions_, {});
         lock.unlock();

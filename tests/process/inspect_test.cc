@@ -290,14 +290,18 @@ std::map<std::string, std::vector<std::string>> ReadmeTable() {
 }
 
 // Files, block devices, terminals and the like that a process has open, and sockets and pipes beyond its own: the
-// connection to the broker, what brings another broker's, and the log.
+// connection to the broker, what brings another broker's, of a device the line for signs of life, and the log. One may
+// be open twice, as the message that it came with may still hold it.
 std::set<std::string> HostResources(const json& process) {
   std::set<std::string> resources;
-  std::map<std::string, int> own{{"socket", 2}, {"pipe", 1}};
+  const std::map<std::string, size_t> most{{"socket", process.at("name") == "vcpu-runner" ? 2 : 3}, {"pipe", 1}};
+  std::map<std::string, std::set<std::string>> own;
   for (const json& fd : process.at("descriptors").at("all")) {
     const std::string kind = fd.at("kind");
     if (kind == "socket" || kind == "pipe") {
-      if (--own[kind] < 0) resources.insert(fd.at("target"));
+      const std::string target = fd.at("target");
+      if (!own[kind].contains(target) && own[kind].size() == most.at(kind)) resources.insert(target);
+      if (own[kind].size() < most.at(kind)) own[kind].insert(target);
     } else if (kind == "file" || kind == "block device" || kind == "terminal" || kind == "directory" || kind == "tap" ||
                kind == "vhost-net" || kind == "/dev/kvm" || kind == "other" || kind == "other memfd") {
       resources.insert(fd.at("target"));
