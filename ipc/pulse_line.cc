@@ -7,8 +7,18 @@
 namespace bulkhead {
 namespace {
 
-// There is one answer to a question, as a rule; who sends more is not listened to for longer.
-constexpr int kMostAtOnce = 16;
+// There is one answer to a question. A line holds fewer than this, and who goes on sending is not listened to for
+// longer.
+constexpr int kMostAtOnce = 1024;
+
+// Takes one message of up to so many bytes, without waiting: the flags of the socket may be the other holder's work.
+ssize_t Take(int end, void* message, size_t bytes) {
+  iovec part{message, bytes};
+  msghdr header{};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  return ::recvmsg(end, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+}
 
 }  // namespace
 
@@ -33,20 +43,18 @@ std::optional<uint32_t> PulseLine::TakeAnswer() const {
   std::optional<uint32_t> last;
   for (int i = 0; i < kMostAtOnce; ++i) {
     uint32_t open = 0;
-    iovec part{&open, sizeof open};
-    msghdr message{};
-    message.msg_iov = &part;
-    message.msg_iovlen = 1;
-    const ssize_t size = ::recvmsg(asking.get(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    const ssize_t size = Take(asking.get(), &open, sizeof open);
     if (size < 0) break;
     if (size == sizeof open) last = open;
+    // A process has closed the line for good, which does not make its successors hang.
+    if (size == 0) return 0;
   }
   return last;
 }
 
 void AnswerPulse(const OwnFd& answering, uint32_t open) {
   char question = 0;
-  for (int i = 0; i<kMostAtOnce&& ::read(answering.get(), &question, sizeof question)> 0; ++i) {
+  for (int i = 0; i < kMostAtOnce && Take(answering.get(), &question, sizeof question) > 0; ++i) {
   }
   (void)!::write(answering.get(), &open, sizeof open);
 }

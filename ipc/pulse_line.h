@@ -20,7 +20,7 @@ struct PulseLine {
   // The broker. A question that finds the line full is lost.
   void Ask() const;
   // The last answer that has come since this was called before: how many questions in a row the slowest of the
-  // process's threads has left open.
+  // process's threads has left open. 0 where a process has shut the line down, as nobody can tell any more.
   std::optional<uint32_t> TakeAnswer() const;
 };
 
