@@ -13,9 +13,11 @@ class KeptFds {
  public:
   explicit KeptFds(std::vector<OwnFd> fds) : fds_(std::move(fds)) {}
 
+  // A broker of a version before may have kept fewer.
+  bool empty() const { return next_ == fds_.size(); }
   // Throws FatalError where there is none left.
   OwnFd Take() {
-    if (next_ == fds_.size()) throw FatalError("not all that the last broker kept is there");
+    if (empty()) throw FatalError("not all that the last broker kept is there");
     return std::move(fds_[next_++]);
   }
 

@@ -21,7 +21,7 @@ enum class Kept : uint8_t {
   kVm,         // guest memory, record, control socket; see VmService
   kCgroup,     // see VmCgroup
   kUids,       // the file in which user ids are locked
-  kDevice,     // of the device of that index: wiring, journal, stages of outputs, packet link; see VmRun
+  kDevice,     // of the device of that index: wiring, journal, stages of outputs, packet link, pulse line; see VmRun
   kAttached,   // to the device of that index, at a port: a console's connection
   kDirtyLogs,  // see DirtyLogs
 };

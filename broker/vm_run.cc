@@ -195,6 +195,7 @@ void VmRun::Start(const std::string& helpers, const OwnFd& kvm, const PlaceFor& 
   for (DeviceProcess& process : devices_) {
     const DevicePlan& plan = *process.plan;
     process.wiring = std::make_unique<Wiring>(plan);
+    process.pulse = PulseLine::Make();
     if (plan.replacement != DevicePlan::Replacement::kNever) process.journal = OrThrow(MakeJournal(plan));
     for (unsigned i = 0; i < plan.outputs; ++i) {
       process.stages.push_back(OrThrow(CountedOutput::MakeStage("output-" + plan.name)));
@@ -228,6 +229,9 @@ kj::Promise<void> VmRun::KeepDevice(size_t index) {
   for (const OwnFd& stage : process.stages) fds.push_back(stage.get());
   if (const auto& packets = process.plan->packets) {
     for (const OwnFd* fd : {&packets->memory, &packets->doorbell, &packets->peer}) fds.push_back(fd->get());
+  }
+  if (process.pulse.asking.valid()) {
+    for (const OwnFd* fd : {&process.pulse.asking, &process.pulse.answering}) fds.push_back(fd->get());
   }
   return spawner_.Store(Kept::kDevice, index, 0, std::move(fds));
 }
@@ -539,7 +543,7 @@ void VmRun::FillDeviceGrants(size_t index, control::DeviceGrants::Builder out) {
   }
   auto stages = out.initStages(static_cast<unsigned>(process.stages.size()));
   for (unsigned i = 0; i < stages.size(); ++i) stages.set(i, ShareFile(process.stages[i].get()));
-  out.setPulse(ShareFile(process.wiring->pulse().answering.get()));
+  if (process.pulse.answering.valid()) out.setPulse(ShareFile(process.pulse.answering.get()));
   out.initSandbox().setReportViolations(process.child->reports_violations());
   if (!process.journal.valid()) return;
   out.setJournal(ShareFile(process.journal.get()));

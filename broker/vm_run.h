@@ -22,6 +22,7 @@
 #include "broker/vm_record.capnp.h"
 #include "broker/vm_settings.h"
 #include "broker/wiring.h"
+#include "ipc/pulse_line.h"
 #include "ipc/restraint.h"
 
 namespace bulkhead::broker {
@@ -134,8 +135,11 @@ class VmRun {
     kj::Promise<void> replacement = nullptr;
     bool upgrading = false;
     kj::Own<kj::PromiseFulfiller<void>> end_awaited;  // by an upgrade; null: it is not
-    bool asked = false;                               // for a sign of life
-    unsigned pulses_missed = 0;                       // how often it should have been asked again since then
+    bool was_late = false;  // the last successor was not ready in time, and none has served since
+    // Whether it is asked for signs of life, and what came of that.
+    PulseLine pulse;  // invalid: it is of a version that gives none
+    bool asked = false;
+    unsigned periods_unanswered = 0;
   };
 
   DeviceProcess& Named(const std::string& name, bool DevicePlan::*is_one, const char* what);
@@ -162,7 +166,7 @@ class VmRun {
   // vm_run_pulse.cc.
   kj::Promise<void> WatchPulses();
   void TakePulse(size_t index, bool guest_idles);
-  void Hangs(size_t index);
+  void EndHung(size_t index);
   // vm_run_dirty.cc.
   struct WriteLog {
     uint64_t id = 0;
@@ -182,6 +186,7 @@ class VmRun {
   void SuccessorFailed(size_t index, const kj::Exception& error);
   kj::Promise<void> StartSuccessor(size_t index, bool anew);
   kj::Promise<void> TakeOver(size_t index);
+  kj::Promise<void> WhenLate(size_t index);
   static kj::Promise<void> TellWishes(const DeviceProcess& process, control::Device::Client device);
   kj::Promise<void> EndForUpgrade(size_t index);
   kj::Promise<Upgraded> UpgradeOne(size_t index);
@@ -216,6 +221,7 @@ class VmRun {
   bool settled_ = true;       // neither is under way, and no upgrade
   std::set<size_t> awaited_;  // processes, by the spawner's number, that have yet to go on with this broker
   std::optional<int64_t> runner_used_ns_;  // of processors, when it was last time to ask for signs of life
+  bool guest_idled_ = true;                // in the period before that
   bool has_landlock_ = true;
   std::optional<DirtyLogs> dirty_logs_;  // none: the processes are of a version that does not log
   std::unique_ptr<WriteLog> write_log_;

@@ -84,6 +84,9 @@ void VmRun::AdoptDevice(size_t index, record::Device::Reader record) {
   if (plan.packets) {
     for (OwnFd* fd : {&plan.packets->memory, &plan.packets->doorbell, &plan.packets->peer}) *fd = kept.Take();
   }
+  if (!kept.empty()) {
+    for (OwnFd* fd : {&process.pulse.asking, &process.pulse.answering}) *fd = kept.Take();
+  }
   for (const uint8_t port : record.getAttached()) {
     KeptFds connection(spawner_.Fetch(Kept::kAttached, index, port).wait(io_.waitScope));
     process.attached[port] = connection.Take();

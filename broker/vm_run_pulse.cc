@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whether the devices' processes still do anything: what VmRun does to find one that hangs though no vCPU waits for it,
-// as none does for a queue. Each is asked now and then, and asks each of its threads, unless the guest has done nothing
-// that could be waiting for it: an idle VM costs one look at the runner's CPU time. What a process answers is hostile;
-// one that lies about itself harms nobody else.
+// as none does for a queue. Each is asked now and then, and asks its threads that serve queues, while the guest does
+// anything and once more after that: an idle VM costs one look at the runner's CPU time. So one that hangs while
+// nothing but the outside has anything for it is found when the guest does something again. What a process answers is
+// hostile; one that lies about itself harms nobody else.
 #include <time.h>
 
 #include <algorithm>
@@ -17,7 +18,6 @@ namespace {
 // So many times in a row it is time for another question while the one before is open. More than one: after this
 // process itself, or the whole host, stood still, there may have been no time for the first.
 constexpr unsigned kMostMissed = 2;
-constexpr int64_t kShortestPeriodNs = 100'000'000;
 
 // What all threads of a process have used of processors so far, as clock_getcpuclockid(3) has it, which would take
 // another system call; none that has ended.
@@ -28,47 +28,50 @@ std::optional<int64_t> CpuTimeOf(pid_t pid) {
   return int64_t{used.tv_sec} * 1'000'000'000 + used.tv_nsec;
 }
 
+int64_t PeriodOf(const VmSettings& settings) {
+  constexpr int64_t kShortestNs = 100'000'000;
+  return std::max(settings.exit_deadline_ns, kShortestNs);
+}
+
 }  // namespace
 
 kj::Promise<void> VmRun::WatchPulses() {
-  const int64_t period_ns = std::max(settings_.exit_deadline_ns, kShortestPeriodNs);
-  return io_.provider->getTimer().afterDelay(period_ns * kj::NANOSECONDS).then([this] {
+  return io_.provider->getTimer().afterDelay(PeriodOf(settings_) * kj::NANOSECONDS).then([this] {
     const auto used_ns = CpuTimeOf(runner_process_->pid());
     const auto used_before_ns = std::exchange(runner_used_ns_, used_ns);
     // The first time this is not known yet, and nothing has been waiting for long.
-    const bool guest_idles = used_ns && (!used_before_ns || used_before_ns == used_ns);
-    for (size_t i = 0; i < devices_.size(); ++i) TakePulse(i, guest_idles);
+    const bool idles = used_ns && (!used_before_ns || used_before_ns == used_ns);
+    // Who waits may have been the last to do anything.
+    const bool asks_nothing = std::exchange(guest_idled_, idles) && idles;
+    for (size_t i = 0; i < devices_.size(); ++i) TakePulse(i, asks_nothing);
     return WatchPulses();
   });
 }
 
 void VmRun::TakePulse(size_t index, bool guest_idles) {
   DeviceProcess& process = devices_[index];
-  const auto answer = process.wiring->pulse().TakeAnswer();
+  if (!process.pulse.asking.valid()) return;
+  const auto answer = process.pulse.TakeAnswer();
   const bool was_asked = std::exchange(process.asked, false);
-  // While it is paused or replaced it may have to wait for what it has in hand, and for long.
-  if (!process.device || process.upgrading || !serving_ || !settled_) return;
-  if (!was_asked) process.pulses_missed = 0;
+  // While it is paused or replaced it may have to wait for what it has in hand, and for long. With no other to come it
+  // is left to go on, if it ever does.
+  if (!process.device || process.upgrading || !serving_ || !CanReplace(process)) return;
   if (was_asked && !answer) {
     process.asked = true;
-    if (++process.pulses_missed >= kMostMissed) Hangs(index);
+    if (++process.periods_unanswered >= kMostMissed) EndHung(index);
     return;
   }
-  process.pulses_missed = 0;
+  process.periods_unanswered = 0;
   const uint32_t open = was_asked ? *answer : 0;
-  if (open >= kMostMissed) return Hangs(index);
+  if (open >= kMostMissed) return EndHung(index);
   if (guest_idles && open == 0) return;
-  process.wiring->pulse().Ask();
-  process.asked = true;
+  process.asked = process.pulse.Ask();
 }
 
-// With no other to come it is left to go on, if it ever does.
-void VmRun::Hangs(size_t index) {
-  const DeviceProcess& process = devices_[index];
-  if (!process.device || !CanReplace(process)) return;
-  const int64_t silent_ms = kMostMissed * std::max(settings_.exit_deadline_ns, kShortestPeriodNs) / 1'000'000;
-  EndDevice(index,
-            process.plan->name + " hangs: it has given no sign of life for " + std::to_string(silent_ms) + " ms");
+void VmRun::EndHung(size_t index) {
+  const int64_t silent_ms = kMostMissed * PeriodOf(settings_) / 1'000'000;
+  EndDevice(index, devices_[index].plan->name + " hangs: it has given no sign of life for " +
+                       std::to_string(silent_ms) + " ms");
 }
 
 }  // namespace bulkhead::broker

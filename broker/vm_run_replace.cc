@@ -14,6 +14,8 @@ using Replacement = DevicePlan::Replacement;
 
 // Far longer than it takes; less than half of a vCPU's patience, so that on a host which starves there is another try.
 constexpr auto kTakeOverTime = 25 * kj::SECONDS;
+// For a device to finish what it has in hand, before it is replaced all the same.
+constexpr auto kPauseTime = 10 * kj::SECONDS;
 
 double Milliseconds(int64_t ns) { return static_cast<double>(ns) / 1e6; }
 
@@ -69,22 +71,15 @@ void VmRun::DeviceEnded(size_t index, const std::string& how) {
           .eagerlyEvaluate(nullptr);
 }
 
-// One that is gone, or too slow, is followed by the next, as its end says.
+// One that is gone is followed by the next, as its end says.
 void VmRun::SuccessorFailed(size_t index, const kj::Exception& error) {
   // Also of a device that has been given up meanwhile.
   devices_[index].child->Kill();
   if (error.getType() == kj::Exception::Type::DISCONNECTED) return;
-  if (error.getType() == kj::Exception::Type::OVERLOADED && !devices_[index].child->ended()) {
-    devices_[index].cause = devices_[index].plan->name + " did not get ready in time";
-    return;
-  }
   GiveUp(index, devices_[index].plan->name + " cannot be replaced: " + PlainLine(ReasonOf(error)));
 }
 
 kj::Promise<void> VmRun::StartSuccessor(size_t index, bool anew) {
-  auto late = io_.provider->getTimer().afterDelay(kTakeOverTime).then([]() -> kj::Promise<void> {
-    return KJ_EXCEPTION(OVERLOADED, "it did not get ready in time");
-  });
   return devices_[index]
       .plan->OpenSources()
       .then([this, index, anew] { return spawner_.Spawn(static_cast<uint32_t>(index), anew); })
@@ -94,14 +89,25 @@ kj::Promise<void> VmRun::StartSuccessor(size_t index, bool anew) {
         process.successor_ready = kj::mv(ready.fulfiller);
         ++process.generation;
         process.asked = false;
+        process.cause.clear();
         born.reports_violations = process.child->reports_violations();
         process.child =
             std::make_unique<Child>(io_, std::move(born), settings_.name, process.plan->name, MakeHost(index));
         WatchDevice(index);
-        return kj::mv(ready.promise);
-      })
-      .then([this, index] { return TakeOver(index); })
-      .exclusiveJoin(kj::mv(late));
+        return ready.promise.then([this, index] { return TakeOver(index); }).exclusiveJoin(WhenLate(index));
+      });
+}
+
+// Fails when a successor that was just started should have taken over. The first that is late is ended, and with
+// that followed by another.
+kj::Promise<void> VmRun::WhenLate(size_t index) {
+  return io_.provider->getTimer().afterDelay(kTakeOverTime).then([this, index]() -> kj::Promise<void> {
+    DeviceProcess& process = devices_[index];
+    constexpr char kLate[] = "it did not get ready in time";
+    if (process.upgrading || std::exchange(process.was_late, true)) return Failure(kLate);
+    process.cause = process.plan->name + "'s successor did not get ready in time";
+    return KJ_EXCEPTION(DISCONNECTED, kLate);
+  });
 }
 
 // Locked down, it reads what may be hostile, its predecessor's journal last, and is told what the user wished since the
@@ -130,6 +136,7 @@ kj::Promise<void> VmRun::TakeOver(size_t index) {
         if (process.dead || !process.successor) return Failure("it is not wanted any more");
         process.device = kj::mv(*process.successor);
         process.successor.reset();
+        process.was_late = false;
         if (std::exchange(process.power_button, false)) {
           tasks_->add(process.device->pressPowerButtonRequest().send().ignoreResult());
         }
@@ -175,7 +182,8 @@ kj::Promise<VmRun::Upgraded> VmRun::UpgradeOne(size_t index) {
   settled_ = false;
   changed_();
   auto pause = devices_[index].device->pauseRequest().send().ignoreResult();
-  return pause.then([this, index] { return EndForUpgrade(index); })
+  return pause.exclusiveJoin(io_.provider->getTimer().afterDelay(kPauseTime))
+      .then([this, index] { return EndForUpgrade(index); })
       .then([this, index] { return StartSuccessor(index, true); })
       .then(
           [this, index]() -> kj::Promise<void> {

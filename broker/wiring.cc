@@ -16,16 +16,11 @@ void ShareFiles(const std::vector<OwnFd>& fds, capnp::List<control::File>::Build
 Wiring::Wiring(const DevicePlan& plan)
     : Wiring(
           plan, [&] { return OrThrow(MakeSealedMemory("exits-" + plan.name, ChannelBytes())); },
-          [] { return OrThrow(MakeEventFd()); }) {
-  pulse_ = PulseLine::Make();
-}
+          [] { return OrThrow(MakeEventFd()); }) {}
 
 Wiring::Wiring(const DevicePlan& plan, KeptFds& kept)
     : Wiring(
-          plan, [&] { return kept.Take(); }, [&] { return kept.Take(); }) {
-  pulse_.asking = kept.Take();
-  pulse_.answering = kept.Take();
-}
+          plan, [&] { return kept.Take(); }, [&] { return kept.Take(); }) {}
 
 // In the order of AddTo.
 Wiring::Wiring(const DevicePlan& plan, const Make& memory, const Make& event) : plan_(plan) {
@@ -59,8 +54,6 @@ void Wiring::AddTo(std::vector<int>& fds) const {
     add(line.signal);
     add(line.resample);
   }
-  add(pulse_.asking);
-  add(pulse_.answering);
 }
 
 void Wiring::Describe(control::DeviceWiring::Builder out) const {

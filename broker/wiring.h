@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernel objects that join a device process to the runner for one boot: exit channel, doorbell, kicks, interrupts,
-// lines; and to the broker: the line for signs of life. Made from a plan by the broker, handed to the ends. Main
-// thread.
+// lines. Made from a plan by the broker, handed to both ends. Main thread.
 #pragma once
 
 #include <functional>
@@ -10,7 +9,6 @@
 #include "broker/device_plan.h"
 #include "broker/kept_fds.h"
 #include "ipc/control.capnp.h"
-#include "ipc/pulse_line.h"
 
 namespace bulkhead::broker {
 
@@ -20,9 +18,8 @@ class Wiring {
   // One that another broker has made of the same plan; takes from `kept` what AddTo adds. Throws FatalError.
   Wiring(const DevicePlan& plan, KeptFds& kept);
 
-  // What both the process and the runner are told.
+  // What both ends are told.
   void Describe(control::DeviceWiring::Builder out) const;
-  const PulseLine& pulse() const { return pulse_; }
   void AddTo(std::vector<int>& fds) const;
 
  private:
@@ -43,7 +40,6 @@ class Wiring {
   OwnFd doorbell_;
   std::vector<Function> functions_;
   std::vector<Line> lines_;
-  PulseLine pulse_;
 };
 
 }  // namespace bulkhead::broker

@@ -4,6 +4,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cerrno>
+
 namespace bulkhead {
 namespace {
 
@@ -30,25 +32,28 @@ PulseLine PulseLine::Make() {
   return {.asking = OwnFd(ends[0]), .answering = OwnFd(ends[1])};
 }
 
-void PulseLine::Ask() const {
+bool PulseLine::Ask() const {
   char question = 0;
   iovec part{&question, sizeof question};
   msghdr message{};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
-  (void)!::sendmsg(asking.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+  // One that finds the line full is as good as asked: there are others.
+  return ::sendmsg(asking.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0 || errno == EAGAIN;
 }
 
 std::optional<uint32_t> PulseLine::TakeAnswer() const {
   std::optional<uint32_t> last;
+  bool ended = false;
   for (int i = 0; i < kMostAtOnce; ++i) {
     uint32_t open = 0;
     const ssize_t size = Take(asking.get(), &open, sizeof open);
     if (size < 0) break;
     if (size == sizeof open) last = open;
-    // A process has closed the line for good, which does not make its successors hang.
-    if (size == 0) return 0;
+    // The end of the line, or an empty message with others behind it: the same call says both.
+    ended = ended || size == 0;
   }
+  if (!last && ended) return 0;
   return last;
 }
 

@@ -17,10 +17,11 @@ struct PulseLine {
 
   static PulseLine Make();  // throws FatalError
 
-  // The broker. A question that finds the line full is lost.
-  void Ask() const;
+  // The broker. False where a process has shut the line down, so that nobody can be asked any more: that is none of its
+  // successors' fault.
+  bool Ask() const;
   // The last answer that has come since this was called before: how many questions in a row the slowest of the
-  // process's threads has left open. 0 where a process has shut the line down, as nobody can tell any more.
+  // process's threads has left open. 0 where the line is shut down in the other direction.
   std::optional<uint32_t> TakeAnswer() const;
 };
 

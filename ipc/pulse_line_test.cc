@@ -28,7 +28,7 @@ TEST(PulseLineTest, ThePeerCannotMakeTheBrokerWait) {
   // Flags are those of the socket, which both holders have where the broker keeps the end for a successor.
   for (const OwnFd* end : {&line.asking, &line.answering}) ASSERT_EQ(::fcntl(end->get(), F_SETFL, 0), 0);
   EXPECT_FALSE(line.TakeAnswer());
-  for (int i = 0; i < 10'000; ++i) line.Ask();
+  for (int i = 0; i < 10'000; ++i) EXPECT_TRUE(line.Ask());
 }
 
 TEST(PulseLineTest, AFloodIsTakenAway) {
@@ -42,10 +42,24 @@ TEST(PulseLineTest, AFloodIsTakenAway) {
 }
 
 TEST(PulseLineTest, ALineThatWasShutDownTellsOfNoHang) {
+  for (const int how : {SHUT_RD, SHUT_WR, SHUT_RDWR}) {
+    const PulseLine line = PulseLine::Make();
+    ASSERT_EQ(::shutdown(line.answering.get(), how), 0);
+    EXPECT_TRUE(!line.Ask() || line.TakeAnswer() == 0u) << how;
+  }
+}
+
+TEST(PulseLineTest, EmptyMessagesHideNoAnswer) {
   const PulseLine line = PulseLine::Make();
-  ASSERT_EQ(::shutdown(line.answering.get(), SHUT_RDWR), 0);
-  line.Ask();
+  int sent = 0;
+  while (::send(line.answering.get(), "", 0, MSG_DONTWAIT) == 0) ++sent;
+  ASSERT_GT(sent, 100);
   EXPECT_EQ(line.TakeAnswer(), 0u);
+  EXPECT_FALSE(line.TakeAnswer());
+  ASSERT_EQ(::send(line.answering.get(), "", 0, MSG_DONTWAIT), 0);
+  AnswerPulse(line.answering, 2);
+  ASSERT_EQ(::send(line.answering.get(), "", 0, MSG_DONTWAIT), 0);
+  EXPECT_EQ(line.TakeAnswer(), 2u);
 }
 
 TEST(PulseLineTest, WhatIsNoAnswerIsNone) {

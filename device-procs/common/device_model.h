@@ -81,8 +81,8 @@ class DeviceModel {
   // The dirty log was switched on or off: for the kernel, where that writes to guest memory by itself.
   virtual void FollowLog() {}
 
-  // Asks each thread that the device has beside this one for a sign of life, and waits for none; as Pulse of the one
-  // that is the slowest (pulse.h).
+  // Asks each thread that serves its queues for a sign of life, and waits for none: what Pulse::Ask (pulse.h) says of
+  // the slowest.
   virtual unsigned AskPulse() { return 0; }
 };
 

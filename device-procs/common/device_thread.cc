@@ -41,12 +41,6 @@ void DeviceThread::Call(const std::function<void()>& work) {
   done.get_future().wait();
 }
 
-unsigned DeviceThread::AskPulse() {
-  const unsigned open = pulse_.Ask();
-  SignalEventFd(mail_.get());
-  return open;
-}
-
 void DeviceThread::RunMailbox() {
   DrainEventFd(mail_.get());
   pulse_.Answer();

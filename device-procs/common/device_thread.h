@@ -24,7 +24,7 @@ class DeviceThread {
   // Runs `work` on the thread and returns when it is done. Another thread, which this one never waits for.
   void Call(const std::function<void()>& work);
   // Asks it for a sign of life; see Pulse. One thread always, which does not wait.
-  unsigned AskPulse();
+  unsigned AskPulse() { return pulse_.Ask(mail_); }
 
  private:
   void RunMailbox();

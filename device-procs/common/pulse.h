@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whether another thread still turns its loop: one asks, the other answers when it next comes by, and neither waits.
-// The asking thread wakes the other.
 #pragma once
 
 #include <atomic>
+
+#include "ipc/fd.h"
 
 namespace bulkhead::device {
 
 class Pulse {
  public:
-  // The asking thread: asks, and returns how many questions in a row have found the first of them still open.
-  unsigned Ask() {
+  // The asking thread: asks, wakes the other by its eventfd, and returns how many questions in a row have found the
+  // one before still open.
+  unsigned Ask(const OwnFd& wake) {
     open_ = asked_.exchange(true) ? open_ + 1 : 0;
+    SignalEventFd(wake.get());
     return open_;
   }
   // The other.

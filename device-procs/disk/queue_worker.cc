@@ -290,12 +290,6 @@ void QueueWorker::WaitStopped() {
   changed_.wait(lock, [this] { return carried_out_ == commanded_; });
 }
 
-unsigned QueueWorker::AskPulse() {
-  const unsigned open = pulse_.Ask();
-  SignalEventFd(command_event_.get());
-  return open;
-}
-
 void* QueueWorker::Enter(void* argument) {
   auto* worker = static_cast<QueueWorker*>(argument);
   std::exception_ptr failure;

@@ -52,7 +52,7 @@ class QueueWorker {
   void RequestStop(Stop how);
   void WaitStopped();
   // Asks the thread for a sign of life; see Pulse. Does not wait.
-  unsigned AskPulse();
+  unsigned AskPulse() { return pulse_.Ask(command_event_); }
 
  private:
   enum class Command { kNone, kOpen, kServe, kSettle, kAbandon, kExit };

@@ -136,7 +136,7 @@ void DeviceProcess::FillGrants(control::DeviceGrants::Builder out, bool report_v
     packets.setPeer(ShareFile(plan_->packets->peer.get()));
   }
   out.setSpinNs(kSpinNs);
-  out.setPulse(ShareFile(wiring_->pulse().answering.get()));
+  out.setPulse(ShareFile(pulse_.answering.get()));
   out.setJournal(ShareFile(journal_.get()));
   out.setSuccessor(successor);
   auto stages = out.initStages(static_cast<unsigned>(stages_.size()));

@@ -16,6 +16,7 @@
 #include "broker/device_plan.h"
 #include "broker/wiring.h"
 #include "ipc/guest_memory.h"
+#include "ipc/pulse_line.h"
 #include "vcpu-runner/device_channel.h"
 
 namespace bulkhead::test {
@@ -69,7 +70,7 @@ class DeviceProcess {
   bool AwaitInterrupt(size_t vector);
   // Whether there was one.
   bool HasInterrupt(size_t vector) { return DrainEventFd(interrupts_.at(vector).get()) != 0; }
-  const PulseLine& pulse() const { return wiring_->pulse(); }
+  const PulseLine& pulse() const { return pulse_; }
   control::Device::Client& device() { return *device_; }
   kj::WaitScope& wait() { return io_.waitScope; }
   // How the process ended; waits for it.
@@ -97,6 +98,7 @@ class DeviceProcess {
   std::unique_ptr<broker::Wiring> wiring_;
   OwnFd journal_;
   std::vector<OwnFd> stages_;
+  const PulseLine pulse_ = PulseLine::Make();
   ChannelMemory* raw_channel_ = nullptr;
   OwnFd doorbell_;
   std::unique_ptr<runner::DeviceChannel> channel_;

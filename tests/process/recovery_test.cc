@@ -92,6 +92,8 @@ TEST(Recovery, UpgradeReplacesEveryDevice) {
   vm.Stop();
 }
 
+constexpr char kCannotHold[] = "holding a process without a signal takes root and cgroup v2";
+
 // One that is slow is none that has died.
 TEST(Recovery, OneThatAnswersLateGoesOn) {
   EnduringVm vm({.more = {"--exit-deadline", "60000"}});
@@ -99,7 +101,7 @@ TEST(Recovery, OneThatAnswersLateGoesOn) {
   for (const std::string& device : vm.devices()) {
     const pid_t before = ProcessOf(vm.name(), device);
     const auto cgroup = ProcessCgroup::Of(before);
-    if (!cgroup) GTEST_SKIP() << "holding a process without a signal takes root and cgroup v2";
+    if (!cgroup) GTEST_SKIP() << kCannotHold;
     ASSERT_TRUE(cgroup->Hold()) << device;
     const uint64_t rounds = vm.Rounds();
     ::usleep(300'000);
@@ -116,20 +118,25 @@ TEST(Recovery, OneThatAnswersLateGoesOn) {
   vm.ExpectConsoleComplete();
 }
 
+// Holds the device's process until there is another one, which is born in the same cgroup. False where nobody can.
+bool HoldUntilReplaced(EnduringVm& vm, const std::string& device) {
+  const pid_t before = ProcessOf(vm.name(), device);
+  const auto cgroup = ProcessCgroup::Of(before);
+  if (!cgroup) return false;
+  EXPECT_TRUE(cgroup->Hold()) << device;
+  const auto gone = [&] { return ProcessOf(vm.name(), device) != before; };
+  EXPECT_TRUE(vm.command().WaitUntil(gone)) << device << "\n" << vm.said();
+  cgroup->LetGo();
+  EXPECT_TRUE(vm.Replaced(device, before)) << device;
+  EXPECT_TRUE(vm.GoesOn()) << device << "\n" << vm.said();
+  return true;
+}
+
 TEST(Recovery, OneThatAnswersTooLateIsReplaced) {
   EnduringVm vm({.more = {"--exit-deadline", "500", "--device-restarts", "1000000"}});
   ASSERT_TRUE(vm.started()) << vm.command().errors();
   for (const char* device : {"chipset", "console"}) {
-    const pid_t before = ProcessOf(vm.name(), device);
-    const auto cgroup = ProcessCgroup::Of(before);
-    if (!cgroup) GTEST_SKIP() << "holding a process without a signal takes root and cgroup v2";
-    ASSERT_TRUE(cgroup->Hold()) << device;
-    // Its successor is born in the same cgroup.
-    EXPECT_TRUE(vm.command().WaitUntil([&] { return ProcessOf(vm.name(), device) != before; })) << device << "\n"
-                                                                                                << vm.said();
-    cgroup->LetGo();
-    EXPECT_TRUE(vm.Replaced(device, before)) << device;
-    EXPECT_TRUE(vm.GoesOn()) << device << "\n" << vm.said();
+    if (!HoldUntilReplaced(vm, device)) GTEST_SKIP() << kCannotHold;
     EXPECT_NE(vm.command().errors().find(std::string(device) + " did not answer the guest within 500 ms"),
               std::string::npos)
         << vm.command().errors();
@@ -144,19 +151,30 @@ TEST(Recovery, OneThatHangsUnnoticedByTheGuestIsReplaced) {
   ASSERT_TRUE(vm.started()) << vm.command().errors();
   bool by_pulse = false;
   for (const std::string& device : vm.devices()) {
-    const pid_t before = ProcessOf(vm.name(), device);
-    const auto cgroup = ProcessCgroup::Of(before);
-    if (!cgroup) GTEST_SKIP() << "holding a process without a signal takes root and cgroup v2";
-    ASSERT_TRUE(cgroup->Hold()) << device;
-    EXPECT_TRUE(vm.command().WaitUntil([&] { return ProcessOf(vm.name(), device) != before; })) << device << "\n"
-                                                                                                << vm.said();
-    cgroup->LetGo();
-    EXPECT_TRUE(vm.Replaced(device, before)) << device;
-    EXPECT_TRUE(vm.GoesOn()) << device << "\n" << vm.said();
+    if (!HoldUntilReplaced(vm, device)) GTEST_SKIP() << kCannotHold;
     by_pulse = by_pulse || vm.command().errors().find(device + " hangs: it has given no sign of life for 1000 ms") !=
                                std::string::npos;
   }
   EXPECT_TRUE(by_pulse) << vm.command().errors();
+  vm.Stop();
+  vm.ExpectConsoleComplete();
+}
+
+// A successor that is held from its birth on gets no further, and has one of its own in the end.
+TEST(Recovery, OneThatIsTooSlowToTakeOverIsFollowedByAnother) {
+  EnduringVm vm;
+  ASSERT_TRUE(vm.started()) << vm.command().errors();
+  const pid_t before = ProcessOf(vm.name(), "rng");
+  const auto cgroup = ProcessCgroup::Of(before);
+  if (!cgroup) GTEST_SKIP() << kCannotHold;
+  ASSERT_TRUE(cgroup->Hold());
+  ASSERT_EQ(SignalTo(vm.name(), "rng", SIGKILL), 0);
+  EXPECT_TRUE(vm.command().WaitUntil([&] {
+    return vm.command().errors().find("rng's successor did not get ready in time") != std::string::npos;
+  })) << vm.said();
+  cgroup->LetGo();
+  EXPECT_TRUE(vm.Replaced("rng", before)) << vm.said();
+  EXPECT_TRUE(vm.GoesOn()) << vm.said();
   vm.Stop();
   vm.ExpectConsoleComplete();
 }
