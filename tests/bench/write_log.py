@@ -39,15 +39,19 @@ class _Qmp:
                 return answer["return"]
         raise Failure(f"QEMU did not answer {what}")
 
+    def close(self):
+        self.lines.close()
+        self.socket.close()
+
 
 def _qemu(path, stop):
-    qmp = _Qmp(path)
-    while not stop.is_set():
-        qmp.ask("calc-dirty-rate", **{"calc-time": SECONDS, "mode": "dirty-bitmap"})
-        while qmp.ask("query-dirty-rate")["status"] != "measured":
-            if stop.wait(POLL_S):
-                return
-        yield
+    with contextlib.closing(_Qmp(path)) as qmp:
+        while not stop.is_set():
+            qmp.ask("calc-dirty-rate", **{"calc-time": SECONDS, "mode": "dirty-bitmap"})
+            while qmp.ask("query-dirty-rate")["status"] != "measured":
+                if stop.wait(POLL_S):
+                    return
+            yield
 
 
 def _bulkhead(command, stop):
